@@ -1,0 +1,1 @@
+"""What runs, when and where: ``prefect.yaml``, and ``register`` which brings it to a server."""

@@ -1,0 +1,109 @@
+"""A bounded pool of connections to one catalog.
+
+Invariant: a ``Catalog`` never holds more than ``pool_size`` connections, every wait in it has a
+limit, and a dead connection is noticed before it is used. It belongs to the event loop that first
+used it: open one for each loop.
+
+Words: *DSN* a Postgres URL, ``postgresql://user:password@host:port/database``.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+from pydantic import SecretStr
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from entrepot.catalog.translate import translated
+from entrepot.errors import InvalidInput
+
+POOL_MAX = 100
+"""Postgres itself ships with 100 connections for everybody."""
+
+# A catalog statement takes milliseconds. What takes longer waits for a lock or a dead peer, and a
+# retry with a fresh connection helps more than patience. Times are in UTC whatever the server's
+# zone is.
+_SESSION = (
+    "-c timezone=UTC -c statement_timeout=60s -c lock_timeout=15s "
+    "-c idle_in_transaction_session_timeout=60s"
+)
+_DEFAULTS = {
+    "application_name": "entrepot",
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",  # milliseconds
+    "options": _SESSION,
+}
+_POOL_TIMEOUT_S = 30
+
+
+def async_url(dsn: str | SecretStr) -> URL:
+    """``dsn`` for SQLAlchemy over psycopg 3, with our limits where it names none.
+
+    Raises ``InvalidInput`` (without the DSN, which may hold a password).
+    """
+    plain = dsn.get_secret_value() if isinstance(dsn, SecretStr) else dsn
+    try:
+        url = make_url(plain)
+    except (exc.ArgumentError, ValueError):
+        url = None
+    if url is None or url.get_backend_name() not in ("postgresql", "postgres"):
+        raise InvalidInput(
+            "the catalog's address is not a postgres url",
+            hint="postgresql://user:password@host:5432/database",
+        )
+    return url.set(drivername="postgresql+psycopg", query={**_DEFAULTS, **url.query})
+
+
+class Catalog:
+    """One catalog's pool; ``async with Catalog.open(dsn) as catalog``."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, dsn: str | SecretStr, *, pool_size: int = 4) -> Self:
+        """A pool that connects when it is first used; ``InvalidInput`` for a bad DSN or size."""
+        if not 1 <= pool_size <= POOL_MAX:
+            raise InvalidInput("pool size is out of range", pool_size=pool_size, most=POOL_MAX)
+        engine = create_async_engine(
+            async_url(dsn),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=_POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+        return cls(engine)
+
+    async def close(self) -> None:
+        """Close the connections; the object may be used again and then connects anew."""
+        with translated():
+            await self._engine.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction (read committed): commits at the end of the body, else rolls back.
+
+        Raises ``Unavailable`` where another try may help. One that is raised by the commit itself
+        may come after the commit took effect, so what runs in here must bear being run twice.
+        """
+        with translated():
+            async with self._engine.begin() as connection:
+                yield connection

@@ -1,0 +1,83 @@
+"""Where the server and client programs for MinIO come from.
+
+Each is looked up in its environment variable, on PATH, in our cache, and built once from source
+otherwise, because there is no prebuilt program to download any more. Versions are pinned.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from entrepot.embedded import golang
+from entrepot.errors import SetupError
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Go program: its name, which it says when asked for its version, and where it is from."""
+
+    name: str
+    module: str
+    version: str
+    variable: str
+
+
+# The last public commit of each.
+MINIO = Program(
+    name="minio",
+    module="github.com/minio/minio",
+    version="v0.0.0-20260212201848-7aac2a2c5b7c",
+    variable="ENTREPOT_MINIO",
+)
+MC = Program(
+    name="mc",
+    module="github.com/minio/mc",
+    version="v0.0.0-20250313080218-cf909e1063a9",
+    variable="ENTREPOT_MC",
+)
+
+
+def minio(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
+    """The MinIO server program; builds it if need be (minutes). Raises ``SetupError``."""
+    return _find(MINIO, progress)
+
+
+def mc(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
+    """The MinIO client program; builds it if need be. Raises ``SetupError``."""
+    return _find(MC, progress)
+
+
+def _find(program: Program, progress: Callable[[str], None]) -> Path:
+    given = os.environ.get(program.variable)
+    if given:
+        if not _is(program, given):
+            raise SetupError(
+                f"{program.variable} does not name a working {program.name}",
+                hint=f"point {program.variable} at the program, or unset it",
+                path=given,
+            )
+        return Path(given)
+    on_path = shutil.which(program.name)
+    if on_path and _is(program, on_path):
+        return Path(on_path)
+    return golang.build(
+        f"{program.module}@{program.version}",
+        program=program.name,
+        variable=program.variable,
+        progress=progress,
+    )
+
+
+def _is(program: Program, path: str) -> bool:
+    try:
+        told = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, check=False, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    # It says its own file name first, which has a version in our cache. Midnight Commander, also
+    # ``mc``, says neither.
+    return told.stdout.startswith(program.name) and " version " in told.stdout

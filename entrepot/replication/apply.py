@@ -1,0 +1,301 @@
+"""Carrying out a plan: bytes and markers to the sites that lack them.
+
+Every write is idempotent where the endpoint keeps the version id we name. Where it does not, a
+write depends on the version that was planned against: by the endpoint's own condition if it has
+one, else by a look just before (the race in between hides a write under our copy; it stays as a
+noncurrent version). Bytes are proved on arrival: the source's ETag of a plain object is the MD5 of
+its bytes, so the target refuses others; a multipart object is rebuilt part by part, and what the
+target says of the parts must add up to the source's ETag before the object becomes visible.
+
+Memory: ``workers`` times 1 MiB (small bodies are read whole, once for all targets; larger ones
+are streamed).
+"""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from entrepot.errors import (
+    BucketNotFound,
+    EntrepotError,
+    IntegrityError,
+    InvalidInput,
+    NotFound,
+    PermanentError,
+    PreconditionFailed,
+)
+from entrepot.replication.origins import marked, unmarked
+from entrepot.replication.plan import Action, Copy, Mark, Target
+from entrepot.replication.sites import Site
+from entrepot.replication.totals import Findings, Totals
+from entrepot.replication.workers import side_by_side
+from entrepot.store.protocol import Attributes, Body, Capability, Origin, Part, Source, Version
+
+SMALL_BYTES = 1024 * 1024
+_PLAIN_ETAG = re.compile(r"[0-9a-f]{32}")
+_MULTIPART_ETAG = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where and how actions are applied, and what is counted while they are."""
+
+    sites: Sequence[Site]
+    bucket: str
+    workers: int
+    totals: Totals
+    findings: Findings
+
+
+async def apply(actions: Sequence[Action], *, context: Context) -> list[Action]:
+    """Carry out ``actions`` with a bounded number of workers; returns those that were done.
+
+    An action comes back with the targets that it reached. What fails for good at one target is
+    counted and left to the next sweep; an endpoint that cannot be reached, or has no such bucket,
+    raises, since every other object would fail too.
+    """
+    done: list[Action] = []
+    waiting = iter(actions)
+    count = min(context.workers, len(actions))
+    await side_by_side(_work(waiting, done, context) for _ in range(count))
+    return done
+
+
+async def _work(waiting: Iterator[Action], done: list[Action], context: Context) -> None:
+    for action in waiting:
+        reached: list[Target] = []
+        if isinstance(action, Copy):
+            await _counted(action, _copy(action, reached, context), context)
+        elif isinstance(action, Mark):
+            await side_by_side(_mark(action, target, reached, context) for target in action.targets)
+        if reached and isinstance(action, Copy | Mark):
+            done.append(replace(action, targets=tuple(reached)))
+
+
+async def _counted(action: Copy | Mark, work: Coroutine[Any, Any, None], context: Context) -> bool:
+    """Whether ``work`` succeeded; counts what stands in its way for good."""
+    try:
+        await work
+    except BucketNotFound:
+        raise
+    except (NotFound, PreconditionFailed) as error:
+        context.totals.moved += 1
+        context.findings.note(key=action.key, what="moved", why=str(error))
+    except PermanentError as error:
+        context.totals.failed += 1
+        context.findings.note(key=action.key, what="failed", why=str(error))
+    else:
+        return True
+    return False
+
+
+async def _copy(action: Copy, reached: list[Target], context: Context) -> None:
+    if action.size_bytes <= SMALL_BYTES and not part_count(action.etag):
+        async with _open(action, context) as body:
+            content = await body.read()
+            found = await _with_tags(action, body.version, context)
+        works = [_put(action, target, content, found, context) for target in action.targets]
+        await side_by_side(
+            _reach(action, target, work, reached, context)
+            for target, work in zip(action.targets, works, strict=True)
+        )
+        return
+    send = _copy_parts if part_count(action.etag) else _copy_stream
+    for target in action.targets:
+        await _reach(action, target, send(action, target, context), reached, context)
+
+
+async def _reach(
+    action: Copy,
+    target: Target,
+    work: Coroutine[Any, Any, None],
+    reached: list[Target],
+    context: Context,
+) -> None:
+    if await _counted(action, work, context):
+        reached.append(target)
+        context.totals.copied += 1
+        context.totals.copied_bytes += action.size_bytes
+
+
+def _open(action: Copy, context: Context, **what: int) -> AbstractAsyncContextManager[Body]:
+    source = context.sites[action.source].store
+    return source.get(context.bucket, action.key, version_id=action.source_version, **what)
+
+
+@asynccontextmanager
+async def _stream(action: Copy, context: Context, **what: int) -> AsyncIterator[Body]:
+    async with context.sites[action.source].streams, _open(action, context, **what) as body:
+        yield body
+
+
+async def _copy_stream(action: Copy, target: Target, context: Context) -> None:
+    async with _stream(action, context) as body:
+        found = await _with_tags(action, body.version, context)
+        await _put(action, target, aiter(body), found, context)
+
+
+async def _put(
+    action: Copy, target: Target, content: Source, found: Attributes, context: Context
+) -> None:
+    site = context.sites[target.site]
+    conditional = not site.keeps_origin and Capability.CONDITIONAL_WRITE in site.capabilities
+    if not conditional:
+        await _check_unchanged(action.key, target, context)
+    stored = await site.store.put(
+        context.bucket,
+        action.key,
+        content,
+        size_bytes=action.size_bytes,
+        attributes=_for_site(action, site, found, context),
+        origin=_origin(action, site),
+        md5=md5_of(action.etag),
+        if_match=target.expected_etag if conditional and target.expected_etag else None,
+        if_none_match=conditional and not target.expected_etag,
+    )
+    _check_etag(action, stored.etag)
+
+
+async def _check_unchanged(key: str, target: Target, context: Context) -> None:
+    """Where ids are minted and the write cannot be conditional: look before it."""
+    site = context.sites[target.site]
+    if site.keeps_origin:
+        return
+    try:
+        etag = (await site.store.head(context.bucket, key)).etag
+    except BucketNotFound:
+        raise
+    except NotFound:
+        etag = ""
+    if etag != target.expected_etag:
+        raise PreconditionFailed("the key was written since it was listed", site=site.name)
+
+
+async def _copy_parts(action: Copy, target: Target, context: Context) -> None:
+    site = context.sites[target.site]
+    origin = _origin(action, site)
+    first = await context.sites[action.source].store.head(
+        context.bucket, action.key, version_id=action.source_version
+    )
+    found = await _with_tags(action, first, context)
+    attributes = _for_site(action, site, found, context)
+    upload = await site.store.start(
+        context.bucket, action.key, attributes=attributes, origin=origin
+    )
+    try:
+        parts = await _send_parts(action, site, upload, context)
+        _check_etag(action, _etag_of(parts) or action.etag)
+        await _check_unchanged(action.key, target, context)
+        stored = await site.store.complete(context.bucket, action.key, upload, parts, origin=origin)
+        _check_etag(action, stored.etag)
+    except BaseException:
+        # Also when cancelled: parts of an open upload cost space that no listing shows.
+        await asyncio.shield(_abort(site, context.bucket, action.key, upload))
+        raise
+
+
+async def _send_parts(action: Copy, site: Site, upload: str, context: Context) -> tuple[Part, ...]:
+    numbers = range(1, part_count(action.etag) + 1)
+    try:
+        pieces = [{"part": number} for number in numbers]
+        return await _send(pieces, action, site, upload, context)
+    except InvalidInput as error:
+        if error.fields.get("status") != 416:  # HTTP: there is no such part
+            raise
+    # The upload skipped numbers, and endpoints say how many parts there are, not which. All but
+    # the last are of one length in nearly every upload; where not, the ETag does not add up.
+    async with _open(action, context, part=1) as body:
+        length = body.length
+    pieces = [{"start": number * length - length, "stop": number * length} for number in numbers]
+    return await _send(pieces, action, site, upload, context)
+
+
+async def _send(
+    pieces: Sequence[Mapping[str, int]], action: Copy, site: Site, upload: str, context: Context
+) -> tuple[Part, ...]:
+    parts, left_bytes = [], action.size_bytes
+    send = partial(site.store.part, context.bucket, action.key, upload)
+    for number, piece in enumerate(pieces, start=1):
+        if not left_bytes:  # the last part may be empty, and an empty one cannot be read
+            parts.append(await send(number, b""))
+            continue
+        async with _stream(action, context, **piece) as body:
+            parts.append(await send(number, aiter(body), size_bytes=body.length))
+            left_bytes -= body.length
+    return tuple(parts)
+
+
+async def _abort(site: Site, bucket: str, key: str, upload: str) -> None:
+    try:
+        await site.store.abort(bucket, key, upload)
+    except EntrepotError:
+        return  # the endpoint is gone; its own lifecycle removes stale uploads
+
+
+async def _with_tags(action: Copy, version: Version, context: Context) -> Attributes:
+    found = version.attributes or Attributes()
+    if not found.tag_count:
+        return found
+    tags = await context.sites[action.source].store.tags(
+        context.bucket, action.key, version_id=action.source_version
+    )
+    return replace(found, tags=tags)
+
+
+def _origin(action: Copy, site: Site) -> Origin | None:
+    if not site.keeps_origin:
+        return None
+    return Origin(version_id=action.version_id, mtime_ms=action.mtime_ms)
+
+
+def _for_site(action: Copy, site: Site, found: Attributes, context: Context) -> Attributes:
+    if site.keeps_origin:
+        return unmarked(found)
+    return marked(found, bucket=context.bucket, action=action)
+
+
+def md5_of(etag: str) -> bytes | None:
+    """The MD5 that an ETag is, of a plain object; ``None`` where it is something else."""
+    return bytes.fromhex(etag) if _PLAIN_ETAG.fullmatch(etag) else None
+
+
+def part_count(etag: str) -> int:
+    """How many parts a multipart object's ETag names; 0 of any other."""
+    found = _MULTIPART_ETAG.fullmatch(etag)
+    return int(found[1]) if found else 0
+
+
+def _etag_of(parts: Sequence[Part]) -> str:
+    """The ETag that ``parts`` will have together; "" where theirs are no MD5s."""
+    digests = [md5_of(part.etag) for part in parts]
+    if None in digests:
+        return ""
+    whole = hashlib.md5(b"".join(filter(None, digests)), usedforsecurity=False)
+    return f"{whole.hexdigest()}-{len(parts)}"
+
+
+def _check_etag(action: Copy, stored: str) -> None:
+    if stored != action.etag and (md5_of(action.etag) or part_count(action.etag)):
+        raise IntegrityError(
+            "the copy has another ETag than its source", source=action.etag, target=stored
+        )
+
+
+async def _mark(action: Mark, target: Target, reached: list[Target], context: Context) -> None:
+    site = context.sites[target.site]
+
+    async def write() -> None:
+        await _check_unchanged(action.key, target, context)
+        origin = Origin(version_id=action.version_id, mtime_ms=action.mtime_ms)
+        await site.store.delete(
+            context.bucket, action.key, origin=origin if site.keeps_origin else None
+        )
+
+    if await _counted(action, write(), context):
+        reached.append(target)
+        context.totals.marked += 1

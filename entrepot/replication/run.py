@@ -1,0 +1,246 @@
+"""One run of a rule over one bucket, as a job that Postgres decides.
+
+A job is claimed (epoch), cut into shards once, swept shard by shard with a cursor each, and
+finished with a report. Whoever is killed leaves the job to the next claim, which goes on from the
+cursors; whoever was taken over is fenced at the next checkpoint, and its copies in flight are
+idempotent or conditional.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import SecretStr
+
+from entrepot.catalog import jobs
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.lease import Lease
+from entrepot.catalog.states import JobState
+from entrepot.clock import SYSTEM_CLOCK, Clock
+from entrepot.errors import Busy, InvalidInput
+from entrepot.replication.shards import cut, find_prefixes
+from entrepot.replication.sites import Site, by_rank, check_bucket
+from entrepot.replication.sweep import Options, Range, sweep
+from entrepot.replication.totals import Findings, Totals
+from entrepot.store.protocol import Capability
+from entrepot.store.retry import RetryPolicy, RetryStore
+from entrepot.store.s3 import S3Store
+
+KIND = "replicate"
+DRY_RUN_KIND = "replicate-dry-run"  # kept apart: it settles nothing
+LEASE_S = 15.0  # a killed run delays the next one by this much at most; three beats of 5 s
+RESUME_WITHIN_S = 24 * 3600.0  # older cursors say little about today's bucket
+SHARD_MIN_ENTRIES = 20_000  # half a second of listing (measured)
+SKEW_MS = 5 * 60 * 1000  # S3 itself refuses requests whose clock is off by more than 15 minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How to reach one site and what it was probed to do."""
+
+    name: str
+    rank: int
+    endpoint: str
+    region: str
+    access_key: str
+    secret_key: SecretStr
+    capabilities: frozenset[Capability]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketJob:
+    """A claimed job over one bucket of a rule."""
+
+    claim: jobs.Claim
+    rule: str
+    bucket: str
+    prefix: str
+    shards: tuple[jobs.Shard, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one shard or bucket came to."""
+
+    bucket: str
+    totals: Mapping[str, int]
+    findings: Sequence[Mapping[str, str]] = field(default=())
+
+
+@asynccontextmanager
+async def open_sites(
+    addresses: Sequence[Address], *, workers: int, retry: RetryPolicy | None = None
+) -> AsyncIterator[tuple[Site, ...]]:
+    """Connect to every site, in rank order; ``workers`` requests at most to each, with retries."""
+    async with AsyncExitStack() as stack:
+        sites = []
+        for address in addresses:
+            store = S3Store(
+                endpoint=address.endpoint,
+                access_key=address.access_key,
+                secret_key=address.secret_key,
+                region=address.region,
+                max_connections=workers + 2,  # and the page being listed, and a checkpoint's HEAD
+            )
+            stack.push_async_callback(store.close)
+            sites.append(
+                Site(
+                    name=address.name,
+                    rank=address.rank,
+                    store=RetryStore(store, retry or RetryPolicy()),
+                    capabilities=address.capabilities,
+                    streams=asyncio.Semaphore(workers),
+                )
+            )
+        yield by_rank(sites)
+
+
+async def begin(
+    catalog: Catalog,
+    sites: Sequence[Site],
+    *,
+    rule: str,
+    bucket: str,
+    prefix: str,
+    shards: int,
+    holder: str,
+    flow_run_id: str | None,
+    dry_run: bool = False,
+) -> BucketJob:
+    """Claim the bucket's job, waiting for a dead holder's lease, and cut it into shards.
+
+    A bucket that was small the last time is cut into fewer than ``shards``: a range costs tens of
+    milliseconds whatever is in it.
+
+    Raises:
+        InvalidInput: fewer than two sites.
+        BucketNotFound, Unsupported: the bucket is missing or unversioned at a site.
+        Busy: another run is alive and working on it.
+    """
+    if len(sites) < 2:
+        raise InvalidInput("a rule needs two or more sites", rule=rule)
+    await asyncio.gather(*(check_bucket(site, bucket) for site in sites))
+    subject = f"{rule}/{bucket}/{prefix}"
+    claim = await _claim(
+        catalog,
+        kind=DRY_RUN_KIND if dry_run else KIND,
+        subject=subject,
+        holder=holder,
+        flow_run_id=flow_run_id,
+    )
+    last = await jobs.last_completed(catalog, kind=KIND, subject=subject)
+    if last is not None:
+        shards = min(shards, 1 + _listed(last) // SHARD_MIN_ENTRIES)
+    prefixes = await find_prefixes(sites, bucket, prefix=prefix) if shards > 1 else []
+    ranges = cut(prefixes, shards=shards)
+    planned = await jobs.plan_shards(catalog, claim, ranges)
+    return BucketJob(claim=claim, rule=rule, bucket=bucket, prefix=prefix, shards=planned)
+
+
+def _listed(job: jobs.Job) -> int:
+    return int(job.report.get("totals", {}).get("listed", 0))
+
+
+async def _claim(
+    catalog: Catalog, *, kind: str, subject: str, holder: str, flow_run_id: str | None
+) -> jobs.Claim:
+    # One lease and a beat: a live holder renews in that time, a dead one's lease has ended.
+    for attempt in range(int(LEASE_S) + 5):
+        try:
+            return await jobs.claim(
+                catalog,
+                kind=kind,
+                subject=subject,
+                holder=holder,
+                lease_s=LEASE_S,
+                resume_within_s=RESUME_WITHIN_S,
+                flow_run_id=flow_run_id,
+            )
+        except Busy:
+            if attempt == int(LEASE_S) + 4:
+                raise
+        await asyncio.sleep(1.0)
+    raise AssertionError("unreachable")
+
+
+async def sweep_shard(
+    catalog: Catalog,
+    sites: Sequence[Site],
+    *,
+    job: BucketJob,
+    shard: jobs.Shard,
+    batch_size: int,
+    workers: int,
+    dry_run: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Outcome:
+    """Sweep one shard from its cursor to its end; counts include those of earlier holders."""
+    recorded = Totals()
+    recorded.add(shard.counters)
+    cursor = shard.cursor
+
+    async def checkpoint(last_key: str, since: Totals) -> None:
+        nonlocal cursor
+        cursor = last_key or cursor
+        recorded.add(since)
+        await jobs.checkpoint(
+            catalog,
+            job.claim,
+            number=shard.number,
+            cursor=cursor,
+            counters=recorded.as_dict(),
+            done=False,
+        )
+
+    def horizon_ms() -> int:
+        return round(clock.now().timestamp() * 1000) + SKEW_MS
+
+    async with Lease(catalog, job.claim, lease_s=LEASE_S, release_after=False) as lease:
+        _, findings = await sweep(
+            sites,
+            job.bucket,
+            keys=Range(prefix=job.prefix, after=shard.cursor, stop_at=shard.stop_at),
+            options=Options(
+                batch_size=batch_size, workers=workers, horizon_ms=horizon_ms, dry_run=dry_run
+            ),
+            guard=lease.check,
+            checkpoint=checkpoint,
+        )
+        await jobs.checkpoint(
+            catalog,
+            job.claim,
+            number=shard.number,
+            cursor=cursor,
+            counters=recorded.as_dict(),
+            done=True,
+        )
+    return Outcome(bucket=job.bucket, totals=recorded.as_dict(), findings=tuple(findings.rows))
+
+
+async def finish(
+    catalog: Catalog, *, job: BucketJob, outcomes: Sequence[Outcome], more: Mapping[str, Any]
+) -> Outcome:
+    """Add the shards up and close the job: failed where any object failed."""
+    totals, findings = Totals(), Findings()
+    # Shards that an earlier run finished are in the catalog only.
+    for shard in await jobs.shards(catalog, job.claim):
+        totals.add(shard.counters)
+    for outcome in outcomes:
+        for row in outcome.findings:
+            findings.note(key=row["key"], what=row["what"], why=row["why"])
+    state = JobState.FAILED if totals.failed else JobState.COMPLETED
+    report = {"totals": totals.as_dict(), "findings": findings.rows, **more}
+    await jobs.finish(catalog, job.claim, state=state, report=report)
+    return Outcome(bucket=job.bucket, totals=totals.as_dict(), findings=tuple(findings.rows))
+
+
+async def progress(catalog: Catalog, *, job: BucketJob) -> float:
+    """How far the job is, 0 to 1, by the entries that its last completed run listed."""
+    planned = await jobs.shards(catalog, job.claim)
+    by_shards = sum(shard.done for shard in planned) / max(len(planned), 1)
+    last = await jobs.last_completed(catalog, kind=job.claim.kind, subject=job.claim.subject)
+    expected = _listed(last) if last else 0
+    listed = sum(shard.counters.get("listed", 0) for shard in planned)
+    return max(by_shards, min(listed / expected, 0.99) if expected else 0.0)

@@ -1,0 +1,129 @@
+"""A site as replication sees it: a store, a rank, and what its endpoint was probed to do."""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+
+from entrepot.clock import new_id
+from entrepot.errors import (
+    BucketNotFound,
+    InvalidInput,
+    PermanentError,
+    PreconditionFailed,
+    Unsupported,
+)
+from entrepot.store.protocol import Capability, Origin, Store
+
+PROBE_TIME_MS = 1_000_000_000_000  # September 2001: no endpoint would choose it by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One endpoint of a rule; ``rank`` 0 wins ties.
+
+    ``streams`` bounds the bodies that are read while they are written elsewhere. Such a copy holds
+    a connection here until it gets one there, so two directions would wait for each other for ever
+    if they could take all; it must be less than the connections of ``store``.
+    """
+
+    name: str
+    rank: int
+    store: Store
+    capabilities: frozenset[Capability]
+    streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16), compare=False)
+
+    @property
+    def keeps_origin(self) -> bool:
+        """Whether a copy can keep its version id and time here."""
+        return Capability.ORIGIN in self.capabilities
+
+
+def by_rank(sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The sites in rank order, the order in which ties are decided.
+
+    Raises:
+        InvalidInput: two of one rank or name.
+    """
+    ordered = tuple(sorted(sites, key=lambda site: site.rank))
+    for values in ({site.rank for site in ordered}, {site.name for site in ordered}):
+        if len(values) != len(ordered):
+            raise InvalidInput(
+                "two sites have the same name or rank",
+                hint="correct replication.regions in config.yaml, then: entrepot deploy",
+                sites=[site.name for site in ordered],
+            )
+    return ordered
+
+
+async def probe(store: Store) -> frozenset[Capability]:
+    """Find out what an endpoint can do, by doing it in a scratch bucket that is removed again."""
+    bucket = f"entrepot-probe-{new_id().hex[:16]}"
+    await store.create(bucket, versioned=True)
+    try:
+        return await _probe(store, bucket)
+    finally:
+        await _empty(store, bucket)
+        await store.drop(bucket)
+
+
+async def _probe(store: Store, bucket: str) -> frozenset[Capability]:
+    found = set()
+    if await store.versioned(bucket):
+        found.add(Capability.VERSIONING)
+    await store.put(bucket, "conditional", b"1")
+    refusals = [
+        await _refusal(store.put(bucket, "conditional", b"2", if_none_match=True)),
+        await _refusal(store.put(bucket, "conditional", b"2", if_match="0" * 32)),
+    ]
+    if all(isinstance(refusal, PreconditionFailed) for refusal in refusals):
+        found.add(Capability.CONDITIONAL_WRITE)
+    origin = Origin(version_id=str(new_id()), mtime_ms=PROBE_TIME_MS)
+    if not await _refusal(store.put(bucket, "origin", b"1", origin=origin)):
+        async for page in store.versions(bucket, prefix="origin"):
+            if any(
+                (version.version_id, version.mtime_ms) == (origin.version_id, origin.mtime_ms)
+                for version in page.versions
+            ):
+                found.add(Capability.ORIGIN)
+    if not await _refusal(store.tags(bucket, "conditional")):
+        found.add(Capability.TAGS)
+    return frozenset(found)
+
+
+async def _refusal(request: Awaitable[object]) -> PermanentError | None:
+    """How the endpoint refuses; one that is busy or gone has answered nothing and raises."""
+    try:
+        await request
+    except PermanentError as error:
+        return error
+    return None
+
+
+async def _empty(store: Store, bucket: str) -> None:
+    async for page in store.versions(bucket):
+        for version in page.versions:
+            await store.delete(bucket, version.key, version_id=version.version_id)
+
+
+async def check_bucket(site: Site, bucket: str) -> None:
+    """Refuse a bucket that a rule cannot keep its promise for.
+
+    Raises:
+        BucketNotFound, Unsupported: with the command that helps.
+    """
+    try:
+        versioned = await site.store.versioned(bucket)
+    except BucketNotFound as error:
+        raise BucketNotFound(
+            "a bucket of the rule is missing at a site",
+            hint=f"create it there, versioned: mc mb --with-versioning {site.name}/{bucket}",
+            bucket=bucket,
+            site=site.name,
+        ) from error
+    if not versioned:
+        raise Unsupported(
+            "a bucket of the rule keeps no versions, so a losing write would be gone",
+            hint=f"mc version enable {site.name}/{bucket}",
+            bucket=bucket,
+            site=site.name,
+        )

@@ -1,0 +1,44 @@
+"""What a sweep counts, and how counts of shards add up."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+SAMPLES_MAX = 100
+"""Examples kept of each kind of finding; the counts are exact, the examples a help."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of one shard or run; only ever grows."""
+
+    listed: int = 0  # versions and delete markers compared, at the fullest site
+    differing: int = 0  # keys whose current versions differ
+    copied: int = 0  # copies written, one for each target
+    copied_bytes: int = 0
+    marked: int = 0  # delete markers written
+    verified: int = 0  # copies and markers found again afterwards
+    moved: int = 0  # changed since they were listed; left to the next sweep
+    quarantined: int = 0  # from the future; left alone
+    failed: int = 0
+
+    def add(self, other: "Totals | Mapping[str, int]") -> None:
+        """Add another's counts to these."""
+        values = asdict(other) if isinstance(other, Totals) else other
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + int(values.get(item.name, 0)))
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name, as jobs keep them."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Findings:
+    """Examples for the report: ``{"key", "what", "why"}``, at most ``SAMPLES_MAX`` in all."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+
+    def note(self, *, key: str, what: str, why: str) -> None:
+        """Keep one example while there is room."""
+        if len(self.rows) < SAMPLES_MAX:
+            self.rows.append({"key": key[:200], "what": what, "why": why[:300]})

@@ -1,0 +1,340 @@
+"""Where bytes live: one protocol for objects and versions, a second for buckets and parts.
+
+These docstrings are the specification; ``entrepot.testing.store_contract`` checks every backend
+against them. Retry, limits and faults are wrappers with the same protocol; a backend itself does
+neither retry nor sleep.
+
+Words: *version* one state of a key, an object or a delete marker; *current* the version that a
+read without a version id sees; *noncurrent* any other. A key is 1 to 1,024 bytes of UTF-8. Keys
+sort by the bytes of their UTF-8 form, as S3 says.
+
+Errors: ``NotFound``, ``BucketNotFound``, ``AlreadyExists``, ``PreconditionFailed``,
+``AccessDenied``, ``IntegrityError``, ``Unsupported`` and ``InvalidInput`` are permanent;
+``Unavailable`` and ``Throttled`` are worth another try.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from entrepot.errors import InvalidInput
+
+NULL_VERSION = "null"
+"""Version id of what was written while versioning was off (S3's own word)."""
+
+KEY_MAX_BYTES = 1024
+PAGE_MAX = 1000
+"""Most entries in one page of a listing, as S3 has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version as a listing, a HEAD or a write reports it.
+
+    ``etag`` has no quotes and is "" for a delete marker. ``mtime_ms`` is Unix time in
+    milliseconds; a HEAD knows whole seconds only. ``attributes`` is ``None`` where the call does
+    not report them (listings of most endpoints).
+    """
+
+    key: str
+    version_id: str
+    mtime_ms: int
+    size_bytes: int = 0
+    etag: str = ""
+    is_current: bool = True
+    is_delete_marker: bool = False
+    attributes: "Attributes | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What travels with the bytes of a version.
+
+    ``metadata`` holds the user's pairs, names in lower case without ``x-amz-meta-``.
+    ``headers`` holds the standard ones that S3 stores, names in lower case: ``cache-control``,
+    ``content-disposition``, ``content-encoding``, ``content-language``, ``expires``.
+    A GET or HEAD fills ``tag_count`` only; ``BucketStore.tags`` reads the tags themselves.
+    """
+
+    content_type: str = "application/octet-stream"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    tag_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Version id and time chosen by the writer; needs ``Capability.ORIGIN``.
+
+    The write becomes current only if its time is the newest of its key. ``etag`` overrides the
+    computed one where the endpoint allows it ("" leaves it alone).
+    """
+
+    version_id: str
+    mtime_ms: int
+    etag: str = ""
+
+
+class Capability(StrEnum):
+    """What an endpoint can do; probed and stored, never inferred from its brand."""
+
+    VERSIONING = "versioning"
+    CONDITIONAL_WRITE = "conditional-write"
+    ORIGIN = "origin"  # keeps a version id and a time chosen by the writer
+    TAGS = "tags"
+
+
+class Body(Protocol):
+    """The bytes of one version, or of a range or part of it, readable once.
+
+    ``version.size_bytes`` is the size of the whole version, ``length`` that of this read.
+    """
+
+    version: Version
+    length: int
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Pieces in order; raises ``Unavailable`` or ``IntegrityError`` when cut short."""
+        ...
+
+    async def read(self) -> bytes:
+        """All of it; for objects known to be small."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, in key order, decoded only where somebody looks.
+
+    ``tokens`` holds one opaque piece of bytes an entry: equal tokens (from endpoints of one kind)
+    mean equal key, time, size and ETag, so that two sites in step are compared without decoding.
+    ``decode`` turns a token into its ``Version``.
+    """
+
+    tokens: Sequence[bytes]
+    decode: Callable[[bytes], Version]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def versions(self) -> list[Version]:
+        """Every entry, decoded."""
+        return [self.decode(token) for token in self.tokens]
+
+
+Source = bytes | AsyncIterator[bytes]
+"""The bytes of a write: in memory, or pieces in order."""
+
+
+@runtime_checkable
+class ObjectStore(Protocol):
+    """Objects and versions of one endpoint."""
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Source,
+        *,
+        size_bytes: int | None = None,
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+        md5: bytes | None = None,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        """Store ``source`` as a new version; it is visible whole or not at all.
+
+        ``size_bytes`` is required for an iterator. ``md5`` (16 raw bytes) makes the endpoint
+        refuse other bytes with ``IntegrityError``. ``if_match`` (an ETag of the current version)
+        and ``if_none_match`` (no current version) raise ``PreconditionFailed``; a delete marker
+        is no current version for either. Putting an ``origin`` whose version exists already
+        changes nothing. Metadata comes back equal or is refused with ``InvalidInput``; values
+        with control characters or blanks around them always are.
+        """
+        ...
+
+    def get(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        part: int | None = None,
+    ) -> AbstractAsyncContextManager[Body]:
+        """Open a version for reading; ``NotFound`` where the current one is a delete marker.
+
+        ``start`` (inclusive) and ``stop`` (exclusive) are byte offsets; ``stop`` past the end is
+        the end, and a range that holds no byte is ``InvalidInput``. ``part`` (from 1) reads one
+        part of a multipart object instead. ``Body.version`` has the size of the whole object.
+        A delete marker is ``NotFound`` by its own id as well.
+        """
+        ...
+
+    async def head(self, bucket: str, key: str, *, version_id: str | None = None) -> Version:
+        """The version without its bytes, attributes included (tags excepted)."""
+        ...
+
+    async def delete(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        origin: Origin | None = None,
+    ) -> Version | None:
+        """Without ``version_id``: add a delete marker (returned); with it: remove that version.
+
+        Deleting what is not there is no error; an endpoint may then add no marker and return
+        ``None``, unless ``origin`` is given. In an unversioned bucket the object goes and
+        ``None`` is returned. ``origin`` gives the marker's version id and time.
+        """
+        ...
+
+    async def copy(self, bucket: str, key: str, *, source: tuple[str, str, str | None]) -> Version:
+        """Copy (bucket, key, version id) within the endpoint, attributes included."""
+        ...
+
+    def list(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        delimiter: str = "",
+        page_size: int = PAGE_MAX,
+    ) -> AsyncIterator[Page]:
+        """Current objects whose key starts with ``prefix`` and sorts after ``after``.
+
+        With ``delimiter``, keys that share the part up to it are one entry: a ``Version`` whose
+        key ends with the delimiter and whose ``version_id`` is "" (a common prefix). Objects
+        have ``NULL_VERSION`` there, since this listing does not name versions. A common prefix
+        may be listed though all its keys are deleted.
+        """
+        ...
+
+    def versions(
+        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+    ) -> AsyncIterator[Page]:
+        """All versions and delete markers, by key, newest first within a key.
+
+        ``after`` skips every version of that key and of smaller ones.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and files; the store cannot be used afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BucketInfo:
+    """A bucket as its endpoint lists it."""
+
+    name: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stored part of a multipart upload; ``number`` is 1 to 10,000."""
+
+    number: int
+    etag: str
+
+
+@runtime_checkable
+class BucketStore(Protocol):
+    """Buckets, multipart uploads and tags of one endpoint."""
+
+    async def create(self, bucket: str, *, versioned: bool = True) -> None:
+        """Make a bucket; ``AlreadyExists`` where there is one."""
+        ...
+
+    async def drop(self, bucket: str) -> None:
+        """Remove an empty bucket; ``PreconditionFailed`` where versions remain."""
+        ...
+
+    async def buckets(self) -> tuple[BucketInfo, ...]:
+        """All buckets, by name."""
+        ...
+
+    async def versioned(self, bucket: str) -> bool:
+        """Whether new writes keep older versions."""
+        ...
+
+    async def start(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+    ) -> str:
+        """Begin a multipart upload; returns its id."""
+        ...
+
+    async def part(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        source: Source,
+        *,
+        size_bytes: int | None = None,
+    ) -> Part:
+        """Store part ``number``; 5 MiB at least, except the last."""
+        ...
+
+    async def complete(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: tuple[Part, ...],
+        *,
+        origin: Origin | None = None,
+    ) -> Version:
+        """Make the object visible; its ETag is the MD5 of the parts' MD5s, "-" and their count.
+
+        Size and time of the answer are 0 where the endpoint does not report them. ``origin`` is
+        the one that the upload was started with.
+        """
+        ...
+
+    async def abort(self, bucket: str, key: str, upload_id: str) -> None:
+        """Drop an upload and its parts; no error where it is gone."""
+        ...
+
+    async def tags(
+        self, bucket: str, key: str, *, version_id: str | None = None
+    ) -> Mapping[str, str]:
+        """The tags of a version."""
+        ...
+
+
+class Store(ObjectStore, BucketStore, Protocol):
+    """Both protocols: what a backend is and a wrapper wraps."""
+
+
+def body_size(source: Source, size_bytes: int | None) -> int:
+    """The length of a body: given, or that of bytes in memory.
+
+    Raises:
+        InvalidInput: an iterator without a length, or a length that is not that of the bytes.
+    """
+    if not isinstance(source, bytes):
+        if size_bytes is None or size_bytes < 0:
+            raise InvalidInput("a streamed body needs its size")
+        return size_bytes
+    if size_bytes is not None and size_bytes != len(source):
+        raise InvalidInput("the body has another size", said=size_bytes, has=len(source))
+    return len(source)

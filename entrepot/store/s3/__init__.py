@@ -1,0 +1,9 @@
+"""The S3 backend: a thin signed client over aiohttp (docs/decisions.md says why).
+
+``sign`` signature version 4, ``http`` one pooled connection and its errors, ``listing`` pages of
+XML as comparable tokens, ``parts`` multipart and buckets, ``store`` the verbs.
+"""
+
+from entrepot.store.s3.store import S3Store
+
+__all__ = ["S3Store"]

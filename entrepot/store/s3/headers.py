@@ -1,0 +1,105 @@
+"""Attributes and origins as S3 headers, both ways, as pure functions.
+
+Metadata values travel as the endpoint keeps them: UTF-8 bytes, which plain ASCII always is.
+Control characters are refused, since a line break would start another header.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlencode
+
+from entrepot.errors import InvalidInput
+from entrepot.store.check import check_attributes
+from entrepot.store.protocol import Attributes, Origin, Version
+
+_META = "x-amz-meta-"
+_STORED = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+)
+
+
+def attributes_to_headers(attributes: Attributes | None) -> dict[str, str]:
+    """Headers that store ``attributes`` with a write."""
+    if attributes is None:
+        return {}
+    check_attributes(attributes)
+    headers = {"content-type": attributes.content_type}
+    headers |= {name: value for name, value in attributes.headers.items() if name in _STORED}
+    headers |= {_META + name.lower(): value for name, value in attributes.metadata.items()}
+    if attributes.tags:
+        headers["x-amz-tagging"] = urlencode(attributes.tags)
+    for name, value in headers.items():
+        if not name.isascii() or any(ord(sign) < 0x20 or ord(sign) == 0x7F for sign in value):
+            raise InvalidInput("metadata holds a sign that no header can carry", name=name)
+    return headers
+
+
+def attributes_from_headers(headers: Mapping[str, str]) -> Attributes:
+    """What a GET or HEAD reply says of a version; tags are counted there, not named."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    return Attributes(
+        content_type=lower.get("content-type", "application/octet-stream"),
+        metadata={
+            name[len(_META) :]: _plain(value)
+            for name, value in lower.items()
+            if name.startswith(_META)
+        },
+        headers={name: lower[name] for name in _STORED if name in lower},
+        tag_count=int(lower.get("x-amz-tagging-count", "0")),
+    )
+
+
+def _plain(value: str) -> str:
+    # Endpoints answer values outside ASCII as RFC 2047 encoded words. What is ASCII within, or no
+    # such word, or could not be sent, was written as it is; sent again it is answered alike.
+    if not value.startswith("=?"):
+        return value
+    try:
+        text = str(make_header(decode_header(value)))
+    except (LookupError, ValueError, HeaderParseError):
+        return value
+    is_sent = text == text.strip() and not any(ord(sign) < 0x20 or sign == "\x7f" for sign in text)
+    return text if is_sent and not text.isascii() else value
+
+
+def version_from_headers(key: str, headers: Mapping[str, str], *, size_bytes: int) -> Version:
+    """The version that a GET or HEAD reply describes; its time has whole seconds."""
+    modified = headers.get("Last-Modified")
+    when = parsedate_to_datetime(modified) if modified else datetime.fromtimestamp(0, UTC)
+    return Version(
+        key=key,
+        version_id=headers.get("x-amz-version-id", "null"),
+        mtime_ms=round(when.timestamp() * 1000),
+        size_bytes=size_bytes,
+        etag=headers.get("ETag", "").strip('"'),
+        attributes=attributes_from_headers(headers),
+    )
+
+
+def origin_to_headers(origin: Origin | None) -> dict[str, str]:
+    """Headers that make a MinIO-family endpoint keep our version id's time.
+
+    Source: internal/http/headers.go of minio. The version id itself is a query parameter.
+    """
+    if origin is None:
+        return {}
+    headers = {
+        "x-minio-source-mtime": rfc3339(origin.mtime_ms),
+        "x-minio-source-replication-request": "true",
+    }
+    if origin.etag:
+        headers["x-minio-source-etag"] = origin.etag
+    return headers
+
+
+def rfc3339(time_ms: int) -> str:
+    """Unix milliseconds as RFC 3339 with milliseconds, UTC."""
+    when = datetime.fromtimestamp(time_ms // 1000, UTC)
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"

@@ -1,0 +1,226 @@
+"""The base of every wrapper: a store that hands each verb on to another store.
+
+Retry, faults, limits and metrics override ``_around``, which sees each call that answers once,
+and the three that answer in pieces (``get``, ``list``, ``versions``) where they care.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from entrepot.store.protocol import (
+    PAGE_MAX,
+    Attributes,
+    Body,
+    BucketInfo,
+    Origin,
+    Page,
+    Part,
+    Source,
+    Store,
+    Version,
+)
+
+T = TypeVar("T")
+
+
+class Again(Enum):
+    """When a call may be made a second time."""
+
+    ALWAYS = "always"  # twice ends as once, but for a twin version
+    UNDONE = "undone"  # only if the endpoint said that it did nothing
+    NEVER = "never"  # the body is spent
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A body that can be had again: ``open`` gives its pieces from the start each time."""
+
+    open: Callable[[], AsyncIterator[bytes]]
+
+
+def _opened(source: Source | Replay) -> Source:
+    return source.open() if isinstance(source, Replay) else source
+
+
+def _again(source: Source | Replay, *, conditional: bool = False) -> Again:
+    if not isinstance(source, bytes | Replay):
+        return Again.NEVER
+    return Again.UNDONE if conditional else Again.ALWAYS
+
+
+class StoreWrapper:
+    """Implements ``Store`` by asking ``store``; closing it closes ``store``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def _around(self, verb: str, call: Callable[[], Awaitable[T]], *, again: Again) -> T:
+        """Run one call; the place to try it again, count it or break it."""
+        del verb, again
+        return await call()
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        source: Source | Replay,
+        *,
+        size_bytes: int | None = None,
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+        md5: bytes | None = None,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+    ) -> Version:
+        return await self._around(
+            "put",
+            lambda: self._store.put(
+                bucket,
+                key,
+                _opened(source),
+                size_bytes=size_bytes,
+                attributes=attributes,
+                origin=origin,
+                md5=md5,
+                if_match=if_match,
+                if_none_match=if_none_match,
+            ),
+            again=_again(source, conditional=if_match is not None or if_none_match),
+        )
+
+    def get(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        part: int | None = None,
+    ) -> AbstractAsyncContextManager[Body]:
+        return self._store.get(
+            bucket, key, version_id=version_id, start=start, stop=stop, part=part
+        )
+
+    async def head(self, bucket: str, key: str, *, version_id: str | None = None) -> Version:
+        return await self._around(
+            "head", lambda: self._store.head(bucket, key, version_id=version_id), again=Again.ALWAYS
+        )
+
+    async def delete(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        origin: Origin | None = None,
+    ) -> Version | None:
+        return await self._around(
+            "delete",
+            lambda: self._store.delete(bucket, key, version_id=version_id, origin=origin),
+            again=Again.ALWAYS,
+        )
+
+    async def copy(self, bucket: str, key: str, *, source: tuple[str, str, str | None]) -> Version:
+        return await self._around(
+            "copy", lambda: self._store.copy(bucket, key, source=source), again=Again.ALWAYS
+        )
+
+    def list(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        delimiter: str = "",
+        page_size: int = PAGE_MAX,
+    ) -> AsyncIterator[Page]:
+        return self._store.list(
+            bucket, prefix=prefix, after=after, delimiter=delimiter, page_size=page_size
+        )
+
+    def versions(
+        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+    ) -> AsyncIterator[Page]:
+        return self._store.versions(bucket, prefix=prefix, after=after, page_size=page_size)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def create(self, bucket: str, *, versioned: bool = True) -> None:
+        await self._around(
+            "create", lambda: self._store.create(bucket, versioned=versioned), again=Again.UNDONE
+        )
+
+    async def drop(self, bucket: str) -> None:
+        await self._around("drop", lambda: self._store.drop(bucket), again=Again.UNDONE)
+
+    async def buckets(self) -> tuple[BucketInfo, ...]:
+        return await self._around("buckets", self._store.buckets, again=Again.ALWAYS)
+
+    async def versioned(self, bucket: str) -> bool:
+        return await self._around(
+            "versioned", lambda: self._store.versioned(bucket), again=Again.ALWAYS
+        )
+
+    async def start(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+    ) -> str:
+        return await self._around(
+            "start",
+            lambda: self._store.start(bucket, key, attributes=attributes, origin=origin),
+            again=Again.ALWAYS,
+        )
+
+    async def part(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        source: Source | Replay,
+        *,
+        size_bytes: int | None = None,
+    ) -> Part:
+        return await self._around(
+            "part",
+            lambda: self._store.part(
+                bucket, key, upload_id, number, _opened(source), size_bytes=size_bytes
+            ),
+            again=_again(source),
+        )
+
+    async def complete(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: tuple[Part, ...],
+        *,
+        origin: Origin | None = None,
+    ) -> Version:
+        return await self._around(
+            "complete",
+            lambda: self._store.complete(bucket, key, upload_id, parts, origin=origin),
+            again=Again.UNDONE,
+        )
+
+    async def abort(self, bucket: str, key: str, upload_id: str) -> None:
+        await self._around(
+            "abort", lambda: self._store.abort(bucket, key, upload_id), again=Again.ALWAYS
+        )
+
+    async def tags(
+        self, bucket: str, key: str, *, version_id: str | None = None
+    ) -> Mapping[str, str]:
+        return await self._around(
+            "tags", lambda: self._store.tags(bucket, key, version_id=version_id), again=Again.ALWAYS
+        )

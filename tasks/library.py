@@ -1,0 +1,103 @@
+"""Where the library runs: one event loop in a thread of its own, for all tasks of a process.
+
+A flow run is one process. Its tasks share the loop (uvloop where there is one: a quarter less CPU
+a request, measured), the connections to catalogs and sites, and nothing else. Prefect's own loop
+stays free for its heartbeats and logs. The spans tell how much of a run was ours.
+"""
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from functools import cache
+from typing import Any, TypeVar
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+
+from blocks.catalog import CONTROL, load_dsn
+from blocks.s3_site import load_address
+from entrepot.catalog.connect import Catalog
+from entrepot.clock import SYSTEM_CLOCK
+from entrepot.errors import is_retryable
+from entrepot.replication.run import open_sites
+from entrepot.replication.sites import Site
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # Windows, PyPy
+    from asyncio import new_event_loop  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+POOL_SIZE = 8  # four ranges at once, a beat and a checkpoint each
+CLOSE_TIMEOUT_S = 10.0
+
+_lock = threading.Lock()
+_spans: list[tuple[float, float]] = []
+_catalogs: dict[str, Catalog] = {}
+_sites: dict[tuple[tuple[str, ...], int], tuple[Site, ...]] = {}
+_opened = AsyncExitStack()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` to its end on the library's loop and note when; called from any other thread."""
+    began = SYSTEM_CLOCK.monotonic()
+    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return future.result()
+    finally:
+        future.cancel()  # does nothing once it is done; a task that timed out must stop working
+        with _lock:
+            _spans.append((began, SYSTEM_CLOCK.monotonic()))
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = new_event_loop()
+    threading.Thread(target=loop.run_forever, name="entrepot", daemon=True).start()
+    atexit.register(_close, loop)
+    return loop
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.run_coroutine_threadsafe(_opened.aclose(), loop).result(CLOSE_TIMEOUT_S)
+    loop.call_soon_threadsafe(loop.stop)
+
+
+async def catalog(name: str = CONTROL) -> Catalog:
+    """The catalog in the block ``entrepot-catalog/NAME``, connected once a process."""
+    if name not in _catalogs:
+        dsn = await asyncio.to_thread(load_dsn, name)
+        if name not in _catalogs:  # another task may have been quicker
+            _catalogs[name] = await _opened.enter_async_context(
+                Catalog.open(dsn, pool_size=POOL_SIZE)
+            )
+    return _catalogs[name]
+
+
+async def sites(names: Sequence[str], *, workers: int) -> tuple[Site, ...]:
+    """The sites in the blocks ``entrepot-site/NAME``, by rank, connected once a process."""
+    key = tuple(names), workers
+    if key not in _sites:
+        addresses = [await asyncio.to_thread(load_address, name) for name in names]
+        if key not in _sites:
+            _sites[key] = await _opened.enter_async_context(open_sites(addresses, workers=workers))
+    return _sites[key]
+
+
+def library_seconds(since: float) -> float:
+    """Seconds since ``since`` (of the monotonic timer) in which at least one call was running."""
+    total, reached = 0.0, since
+    with _lock:
+        spans = sorted(_spans)
+    for began, ended in spans:
+        total += max(0.0, ended - max(began, reached))
+        reached = max(reached, ended)
+    return total
+
+
+def worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's ``retry_condition_fn``: the same predicate as the library's own retries."""
+    return isinstance(state.data, BaseException) and is_retryable(state.data)

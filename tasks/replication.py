@@ -1,0 +1,118 @@
+"""The steps of a replication run, a task each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from blocks.rule import find_rule
+from entrepot.catalog import jobs
+from entrepot.catalog.rules import Rule, list_rules
+from entrepot.replication import run as replication
+from tasks.library import catalog, run, sites, worth_retrying
+
+RETRY: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": worth_retrying,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+SHORT_S = 120
+
+
+@task(task_run_name="open rules", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def open_rules(name: str) -> tuple[Rule, ...]:
+    """The named rule, or every enabled one where the name is empty."""
+
+    async def find() -> tuple[Rule, ...]:
+        control = await catalog()
+        if name:
+            return (await find_rule(name, catalog=control),)
+        return tuple(rule for rule in await list_rules(control) if rule.enabled)
+
+    return run(find())
+
+
+@task(task_run_name="claim {bucket}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def begin_bucket(
+    rule: Rule, bucket: str, *, prefix: str, shards: int, workers: int, dry_run: bool
+) -> replication.BucketJob:
+    """Claim the bucket's job and cut it into shards."""
+    who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
+
+    async def begin() -> replication.BucketJob:
+        return await replication.begin(
+            await catalog(),
+            await sites(rule.sites, workers=workers),
+            rule=rule.name,
+            bucket=bucket,
+            prefix=prefix,
+            shards=shards,
+            dry_run=dry_run,
+            **who,
+        )
+
+    return run(begin())
+
+
+@task(task_run_name="sweep {job.bucket} {shard.number}", tags=["entrepot"], **RETRY)
+def sweep_shard(
+    job: replication.BucketJob,
+    shard: jobs.Shard,
+    *,
+    site_names: Sequence[str],
+    batch_size: int,
+    workers: int,
+    dry_run: bool,
+) -> replication.Outcome:
+    """Bring one range of keys to agreement, from its cursor on."""
+
+    async def sweep() -> replication.Outcome:
+        control = await catalog()
+        return await replication.sweep_shard(
+            control,
+            await sites(site_names, workers=workers),
+            job=job,
+            # A retry goes on from the cursor, not from what the flow once read.
+            shard=(await jobs.shards(control, job.claim))[shard.number],
+            batch_size=batch_size,
+            workers=workers,
+            dry_run=dry_run,
+        )
+
+    return run(sweep())
+
+
+@task(task_run_name="finish {job.bucket}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def finish_bucket(
+    job: replication.BucketJob, outcomes: Sequence[replication.Outcome], *, seconds: float
+) -> replication.Outcome:
+    """Add up the shards and close the job."""
+
+    async def finish() -> replication.Outcome:
+        more = {"seconds": round(seconds, 3), "resumed": job.claim.resumed}
+        return await replication.finish(await catalog(), job=job, outcomes=outcomes, more=more)
+
+    return run(finish())
+
+
+def release_bucket(job: replication.BucketJob) -> None:
+    """Let the next run take the job over at once (no task: it runs when tasks have failed)."""
+
+    async def release() -> None:
+        await jobs.release(await catalog(), job.claim)
+
+    run(release())
+
+
+def progress_of(job: replication.BucketJob) -> float:
+    """How far the bucket is, 0 to 1 (no task: it is asked every two seconds)."""
+
+    async def ask() -> float:
+        return await replication.progress(await catalog(), job=job)
+
+    return run(ask())

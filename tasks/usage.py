@@ -1,0 +1,69 @@
+"""The steps of a usage account, a task each."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from prefect import task
+
+from entrepot.catalog.buckets import list_buckets
+from entrepot.catalog.sites import list_sites
+from entrepot.catalog.usage import UsageRow, latest_usage, record_usage
+from entrepot.quota.account import count_bucket, merge_rows
+from tasks.library import catalog, run, sites
+from tasks.replication import RETRY, SHORT_S
+
+LISTINGS_AT_ONCE = 8
+
+Owned = tuple[str, str]
+"""A bucket and the tenant that owns it."""
+
+
+@task(task_run_name="sites", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def site_names() -> tuple[str, ...]:
+    """Every site of the control catalog, by rank."""
+
+    async def read() -> tuple[str, ...]:
+        known = await list_sites(await catalog())
+        return tuple(site.name for site in sorted(known, key=lambda site: site.rank))
+
+    return run(read())
+
+
+@task(task_run_name="buckets of {site}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def owned_buckets(site: str) -> tuple[Owned, ...]:
+    """The buckets that the site catalog knows, with their owners."""
+
+    async def read() -> tuple[Owned, ...]:
+        return tuple(
+            (each.name, each.tenant_id) for each in await list_buckets(await catalog(site))
+        )
+
+    return run(read())
+
+
+@task(task_run_name="count {site}", tags=["entrepot"], **RETRY)
+def count_buckets(site: str, buckets: Sequence[Owned], *, depth: int) -> tuple[UsageRow, ...]:
+    """Count some buckets of a site, one after the other."""
+
+    async def count() -> tuple[UsageRow, ...]:
+        (opened,) = await sites([site], workers=LISTINGS_AT_ONCE)
+        return merge_rows(
+            [
+                await count_bucket(opened.store, bucket=bucket, tenant_id=tenant, depth=depth)
+                for bucket, tenant in buckets
+            ]
+        )
+
+    return run(count())
+
+
+@task(task_run_name="record {site}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def record_site(site: str, rows: Sequence[UsageRow], *, as_of: datetime) -> tuple[UsageRow, ...]:
+    """Store a site's account; returns the rows of the account before, for comparison."""
+
+    async def record() -> tuple[UsageRow, ...]:
+        before = await latest_usage(await catalog(site))
+        await record_usage(await catalog(site), as_of=as_of, rows=rows)
+        return before.rows if before else ()
+
+    return run(record())

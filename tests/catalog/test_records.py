@@ -1,0 +1,116 @@
+"""Sites, rules, tenants, buckets."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from entrepot.catalog.buckets import adopt_bucket, list_buckets, owner_of
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.rules import delete_rule, get_rule, list_rules, save_rule
+from entrepot.catalog.sites import Site, get_site, list_sites, set_capabilities, upsert_site
+from entrepot.catalog.states import BucketMode
+from entrepot.catalog.tenants import Tenant, get_tenant, list_tenants, save_tenant
+from entrepot.errors import AlreadyExists, BucketNotFound, InvalidInput, NotFound
+
+PROBED = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+async def two_sites(catalog: Catalog) -> tuple[Site, Site]:
+    b = await upsert_site(catalog, name="b", endpoint="http://b:9000", region="eu-2", rank=2)
+    a = await upsert_site(catalog, name="a", endpoint="http://a:9000", region="eu-1", rank=1)
+    return a, b
+
+
+async def test_sites_are_listed_by_rank(control: Catalog) -> None:
+    a, b = await two_sites(control)
+    assert await list_sites(control) == (a, b)
+    assert await get_site(control, name="a") == a
+    assert a == Site("a", "http://a:9000", "eu-1", 1, {}, None)
+    with pytest.raises(NotFound):
+        await get_site(control, name="c")
+    with pytest.raises(AlreadyExists):
+        await upsert_site(control, name="c", endpoint="http://c", region="", rank=2)
+    with pytest.raises(InvalidInput):
+        await upsert_site(control, name="c", endpoint="http://c", region="", rank=-1)
+
+
+async def test_capabilities_belong_to_the_endpoint(control: Catalog) -> None:
+    a, _ = await two_sites(control)
+    found = {"versioning": True, "reasons": {"tags": "denied"}}
+    await set_capabilities(control, name="a", capabilities=found, probed_at=PROBED)
+    probed = replace(a, capabilities=found, probed_at=PROBED)
+    assert await get_site(control, name="a") == probed
+    same = await upsert_site(control, name="a", endpoint=a.endpoint, region="moved", rank=1)
+    assert same == replace(probed, region="moved")
+    other = await upsert_site(control, name="a", endpoint="http://new", region="moved", rank=1)
+    assert (other.capabilities, other.probed_at) == ({}, None)
+    with pytest.raises(NotFound):
+        await set_capabilities(control, name="c", capabilities={}, probed_at=PROBED)
+    with pytest.raises(InvalidInput):
+        await set_capabilities(control, name="a", capabilities={"x": "x" * 65536}, probed_at=PROBED)
+
+
+async def test_rules(control: Catalog) -> None:
+    await two_sites(control)
+    rule = await save_rule(control, name="r", buckets=["x", "y"], sites=["b", "a"])
+    assert (rule.buckets, rule.sites, rule.prefix, rule.enabled) == (("x", "y"), ("b", "a"), "", 1)
+    assert await get_rule(control, name="r") == rule
+    changed = await save_rule(
+        control, name="r", buckets=["x"], sites=["a", "b"], prefix="logs/", enabled=False
+    )
+    assert changed.created_at == rule.created_at < changed.updated_at
+    assert (changed.prefix, changed.enabled) == ("logs/", False)
+    assert await list_rules(control) == (changed,)
+    await delete_rule(control, name="r")
+    for missing in (delete_rule(control, name="r"), get_rule(control, name="r")):
+        with pytest.raises(NotFound):
+            await missing
+
+
+@pytest.mark.parametrize(
+    ("buckets", "sites", "prefix", "error"),
+    [
+        (["x"], ["a", "c"], "", NotFound),
+        (["x"], ["a"], "", InvalidInput),
+        (["x"], ["a", "a"], "", InvalidInput),
+        ([], ["a", "b"], "", InvalidInput),
+        (["x", "x"], ["a", "b"], "", InvalidInput),
+        (["x" * 64], ["a", "b"], "", InvalidInput),
+        ([f"x{n}" for n in range(1001)], ["a", "b"], "", InvalidInput),
+        (["x"], ["a", "b"], "é" * 513, InvalidInput),
+    ],
+)
+async def test_rules_that_have_no_meaning(
+    control: Catalog, buckets: list[str], sites: list[str], prefix: str, error: type[Exception]
+) -> None:
+    await two_sites(control)
+    with pytest.raises(error):
+        await save_rule(control, name="r", buckets=buckets, sites=sites, prefix=prefix)
+    assert await list_rules(control) == ()
+
+
+async def test_tenants(control: Catalog) -> None:
+    await save_tenant(control, id="t2", name="Two")
+    await save_tenant(control, id="t1", name="One")
+    assert await save_tenant(control, id="t1", name="Uno") == Tenant("t1", "Uno")
+    assert await list_tenants(control) == (Tenant("t1", "Uno"), Tenant("t2", "Two"))
+    assert await get_tenant(control, id="t2") == Tenant("t2", "Two")
+    with pytest.raises(NotFound):
+        await get_tenant(control, id="t3")
+
+
+async def test_a_bucket_has_one_owner(site: Catalog) -> None:
+    tries = [adopt_bucket(site, name="x", tenant_id=f"t{number}") for number in range(6)]
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    [won] = [result for result in results if not isinstance(result, BaseException)]
+    assert sum(isinstance(result, AlreadyExists) for result in results) == 5
+    assert won.mode is BucketMode.ADOPTED
+    assert await adopt_bucket(site, name="x", tenant_id=won.tenant_id) == won
+    assert await owner_of(site, name="x") == won.tenant_id
+    other = await adopt_bucket(site, name="w", tenant_id="other")
+    assert await list_buckets(site) == (other, won)
+    assert await list_buckets(site, tenant_id="other") == (other,)
+    with pytest.raises(BucketNotFound):
+        await owner_of(site, name="z")

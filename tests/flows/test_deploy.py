@@ -1,0 +1,110 @@
+"""What `entrepot deploy` leaves in Prefect and Postgres, once or however often it is run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from entrepot.cli.deploy import deploy
+from tests.running import Json, Running, wait_for
+
+DEPLOYMENTS = {"nightly": ("critical", "15 2 * * *"), "hourly": ("default", "5 * * * *")}
+
+
+def registered(stack: Running) -> Json:
+    """All that a deploy could make twice, without times of change."""
+    pool = stack.deployment()["work_pool_name"]
+    found = {
+        "deployments": stack.api("POST", "/deployments/filter", limit=50),
+        "flows": stack.api("POST", "/flows/filter", limit=50),
+        "queues": stack.api("POST", f"/work_pools/{pool}/queues/filter", limit=50),
+        "pools": stack.api("POST", "/work_pools/filter", limit=50),
+        "blocks": stack.api("POST", "/block_documents/filter", limit=50),
+        "block_types": stack.api("POST", "/block_types/filter", limit=200),
+        "limits": stack.api("POST", "/v2/concurrency_limits/filter", limit=50),
+        "automations": stack.api("POST", "/automations/filter", limit=50),
+        "sites": stack.sql("SELECT name, rank, endpoint, region FROM sites ORDER BY name"),
+    }
+    return {kind: sorted(map(identity, rows), key=str) for kind, rows in found.items()}
+
+
+def identity(row: Json) -> tuple[Any, ...]:
+    if "schedules" in row:
+        schedules = [each["schedule"]["cron"] for each in row["schedules"]]
+        return row["id"], row["name"], row["work_queue_name"], schedules
+    fields = ("id", "name", "priority", "rank", "endpoint", "trigger")
+    return tuple(str(row.get(field)) for field in fields)
+
+
+def test_deploy_again_changes_nothing(stack: Running) -> None:
+    before = registered(stack)
+    deploy(stack.config, progress=lambda _line: None)
+    assert registered(stack) == before
+
+
+def test_each_deployment_is_there_once_and_scheduled(stack: Running) -> None:
+    found = stack.api("POST", "/deployments/filter", limit=50)
+    assert sorted(each["name"] for each in found) == sorted(DEPLOYMENTS)
+    for each in found:
+        queue, cron = DEPLOYMENTS[each["name"]]
+        assert (each["work_pool_name"], each["work_queue_name"]) == ("entrepot", queue)
+        assert not each["paused"]
+        [schedule] = each["schedules"]
+        assert schedule["active"]
+        assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, "UTC")
+        assert each["global_concurrency_limit"]["limit"] == 1
+        assert each["enforce_parameter_schema"]
+        assert each["description"]
+
+
+def test_queues_have_their_priorities(stack: Running) -> None:
+    queues = stack.api("POST", "/work_pools/entrepot/queues/filter", limit=50)
+    priorities = {each["name"]: each["priority"] for each in queues}
+    assert priorities == {"critical": 1, "default": 2, "bulk": 3}
+
+
+def test_the_scheduler_plans_runs_ahead(stack: Running) -> None:
+    deployment = stack.deployment("account_usage/hourly")
+    of_deployment = {"id": {"any_": [deployment["id"]]}}
+
+    def planned() -> bool:
+        runs = stack.api("POST", "/flow_runs/filter", deployments=of_deployment, limit=200)
+        return any(run["auto_scheduled"] for run in runs)
+
+    wait_for(planned)
+
+
+def described(schema: Json, definitions: Json) -> Iterator[tuple[str, bool]]:
+    """Each field of a form, and whether it says what it is."""
+    for name, field in schema.get("properties", {}).items():
+        yield name, bool(field.get("description"))
+        reference = str(field.get("$ref", "")).rpartition("/")[2]
+        if reference:
+            yield from described(definitions[reference], definitions)
+
+
+@pytest.mark.parametrize("name", ["replicate/nightly", "account_usage/hourly"])
+def test_every_field_of_the_form_is_described(stack: Running, name: str) -> None:
+    schema = stack.deployment(name)["parameter_openapi_schema"]
+    fields = dict(described(schema, schema["definitions"]))
+    assert len(fields) > 2
+    assert [field for field, told in fields.items() if not told] == []
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"request": {"shards": "six"}},
+        {"request": {"shards": "6"}},
+        {"request": {"shards": 1000}},
+        {"request": {"dry_run": "yes"}},
+        {"request": {"buckets": "photos"}},
+        {"request": {"endpoint": "http://127.0.0.1:1"}},
+        {"request": "photos"},
+    ],
+    ids=str,
+)
+def test_the_form_takes_nothing_that_the_schema_refuses(stack: Running, parameters: Json) -> None:
+    path = f"/deployments/{stack.deployment()['id']}/create_flow_run"
+    answer = stack.prefect.post(path, json={"parameters": parameters})
+    assert 400 <= answer.status_code < 500, answer.text

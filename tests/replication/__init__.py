@@ -1,0 +1,6 @@
+"""Replication: pure plans and merges, sweeps over real servers, faults, and killed jobs."""
+
+import pytest
+
+# Helpers that live in the library, where pytest would not explain their assertions by itself.
+pytest.register_assert_rewrite("entrepot.testing.contract_tools")

@@ -1,0 +1,471 @@
+"""The pure parts of the S3 client against independent ones: botocore, ElementTree, Go's rules."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.charset import QP, Charset
+from email.header import Header, decode_header, make_header
+from urllib.parse import quote, quote_plus, unquote_plus
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials as BotoCredentials
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from entrepot import errors
+from entrepot.errors import EntrepotError, IntegrityError, InvalidInput, is_retryable
+from entrepot.store.protocol import Attributes, Origin, Version
+from entrepot.store.s3 import http, listing
+from entrepot.store.s3.headers import (
+    attributes_from_headers,
+    attributes_to_headers,
+    origin_to_headers,
+    rfc3339,
+    version_from_headers,
+)
+from entrepot.store.s3.http import error_for
+from entrepot.store.s3.sign import Credentials, encode_path, encode_query, sign
+
+# --- Signatures -------------------------------------------------------------------------------
+
+NO_CONTROLS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"))
+texts = st.text(NO_CONTROLS, max_size=20)
+keys = st.text(NO_CONTROLS, min_size=1, max_size=30)
+names = st.from_regex(r"[a-z][a-z0-9-]{0,15}", fullmatch=True)
+values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=30)
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2099, 12, 31), timezones=st.just(UTC))
+
+
+def boto_authorization(
+    credentials: Credentials,
+    method: str,
+    *,
+    url: str,
+    headers: Mapping[str, str],
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """What botocore signs for the same request with an unsigned body."""
+    request = AWSRequest(method=method, url=url, headers=dict(headers))
+    request.context["client_config"] = Config(s3={"payload_signing_enabled": False})
+    signer = S3SigV4Auth(
+        BotoCredentials(credentials.access_key, credentials.secret_key.get_secret_value()),
+        "s3",
+        credentials.region,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("botocore.auth.get_current_datetime", lambda: now.replace(tzinfo=None))
+        signer.add_auth(request)
+    return str(request.headers["Authorization"])
+
+
+@given(
+    method=st.sampled_from(["GET", "HEAD", "PUT", "POST", "DELETE"]),
+    bucket=st.from_regex(r"[a-z0-9][a-z0-9.-]{1,20}[a-z0-9]", fullmatch=True),
+    key=st.just("") | keys,
+    query=st.dictionaries(texts.filter(bool), texts, max_size=4),
+    meta=st.dictionaries(names.map("x-amz-meta-".__add__), values, max_size=3),
+    secret=st.text(st.characters(codec="ascii", min_codepoint=33), min_size=8, max_size=40),
+    region=st.from_regex(r"[a-z]{2}-[a-z]{4,9}-[1-9]", fullmatch=True),
+    now=moments,
+)
+@example(
+    method="GET",
+    bucket="bkt",
+    key="a b/+&=~é%2F*'()!",
+    query={"prefix": "a b+c/é~", "versions": ""},
+    meta={},
+    secret="s" * 8,
+    region="r",
+    now=datetime(2024, 1, 2, tzinfo=UTC),
+)
+def test_signature_is_botocores(
+    *,
+    method: str,
+    bucket: str,
+    key: str,
+    query: dict[str, str],
+    meta: dict[str, str],
+    secret: str,
+    region: str,
+    now: datetime,
+) -> None:
+    credentials = Credentials("AKIDEXAMPLE", SecretStr(secret), region)
+    headers = {"content-type": "text/plain", **meta}
+    path, text = encode_path(bucket, key), encode_query(query)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        theirs = boto_authorization(
+            credentials,
+            method,
+            url=f"https://example.com:9000{path}{'?' + text if text else ''}",
+            headers=headers,
+            now=now,
+            monkeypatch=monkeypatch,
+        )
+    ours = sign(
+        credentials,
+        method,
+        host="example.com:9000",
+        path=path,
+        query=text,
+        headers=headers,
+        now=now,
+    )
+    assert ours["authorization"] == theirs
+
+
+def test_yesterdays_signing_key_is_not_used_today() -> None:
+    credentials = Credentials("A", SecretStr("secret"), "r")
+    first = datetime(2024, 1, 1, 23, 59, 59, tzinfo=UTC)
+    signed = [
+        sign(credentials, "GET", host="h", path="/", query="", headers={}, now=now)
+        for now in (first, first + timedelta(seconds=1))
+    ]
+    assert "20240101/r" in signed[0]["authorization"]
+    assert "20240102/r" in signed[1]["authorization"]
+
+
+@given(st.dictionaries(texts.filter(bool), texts, max_size=5))
+def test_a_query_is_sorted_as_it_is_encoded(query: dict[str, str]) -> None:
+    pairs = encode_query(query).split("&") if query else []
+    assert pairs == sorted(pairs, key=lambda pair: pair.partition("=")[0])
+    assert {unquote(n): unquote(v) for n, _, v in (p.partition("=") for p in pairs)} == query
+
+
+def unquote(text: str) -> str:
+    assert "+" not in text
+    return unquote_plus(text)
+
+
+# --- Listings ---------------------------------------------------------------------------------
+
+AWS_NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a listing as an endpoint knows it."""
+
+    key: str
+    version_id: str
+    mtime_ms: int
+    size_bytes: int
+    etag: str
+    is_current: bool
+    is_delete_marker: bool
+    owner: str
+    order: int
+
+    def xml(self, *, contents: bool = False) -> str:
+        """As endpoints send it: their elements come in different orders."""
+        when = datetime.fromtimestamp(self.mtime_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        kind = "Contents" if contents else "DeleteMarker" if self.is_delete_marker else "Version"
+        owner = escape(self.owner)
+        fields = [
+            f"<Key>{escape(quote_plus(self.key, safe='/*-._'))}</Key>",
+            f"<LastModified>{when}.{self.mtime_ms % 1000:03}Z</LastModified>",
+            f"<Owner><ID>{owner}</ID><DisplayName>{owner}</DisplayName></Owner>",
+        ]
+        if not contents:
+            fields.append(f"<VersionId>{escape(self.version_id)}</VersionId>")
+            fields.append(f"<IsLatest>{str(self.is_current).lower()}</IsLatest>")
+        if contents or not self.is_delete_marker:
+            fields.append(
+                f"<ETag>&#34;{self.etag}&#34;</ETag>"
+                if self.order % 2
+                else f"<ETag>&quot;{self.etag}&quot;</ETag>"
+            )
+            fields.append(f"<Size>{self.size_bytes}</Size>")
+            fields.append("<StorageClass>STANDARD</StorageClass>")
+        turn = self.order % len(fields)
+        return f"<{kind}>{''.join(fields[turn:] + fields[:turn])}</{kind}>"
+
+
+entries = st.builds(
+    Entry,
+    key=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=8)
+    | st.sampled_from(
+        ["a&amp;b", "a+b", "a b", "100%", "%2B", "<Version>", "</Version>", "ü/日本"]
+    ),
+    version_id=st.uuids().map(str) | st.sampled_from(["null", "3/L4kq+mSpXd3&dIb", "%2B"]),
+    mtime_ms=st.integers(0, 4_000_000_000_000),
+    size_bytes=st.integers(0, 2**45),
+    etag=st.from_regex(r"[0-9a-f]{32}(-[1-9][0-9]?)?", fullmatch=True),
+    is_current=st.booleans(),
+    is_delete_marker=st.booleans(),
+    owner=st.text(st.characters(codec="ascii", min_codepoint=32), max_size=5),
+    order=st.integers(0, 9),
+)
+
+
+def listing_body(parts: list[str], *, root: str, more: bool = False, extra: str = "") -> bytes:
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} {AWS_NS}><Name>bucket</Name>'
+        f"<Prefix></Prefix><IsTruncated>{str(more).lower()}</IsTruncated>{extra}"
+        f"<EncodingType>url</EncodingType>{''.join(parts)}</{root}>"
+    ).encode()
+
+
+def by_element_tree(body: bytes) -> list[Version]:
+    """The same listing by a general reader, in the order of the protocol."""
+    found = []
+    for element in ElementTree.fromstring(body):
+        kind = element.tag.rpartition("}")[2]
+        if kind == "CommonPrefixes":
+            prefix = unquote_plus(element.findtext("{*}Prefix") or "")
+            found.append(Version(key=prefix, version_id="", mtime_ms=0))
+        if kind not in ("Version", "DeleteMarker", "Contents"):
+            continue
+        text = {child.tag.rpartition("}")[2]: child.text or "" for child in element}
+        when = datetime.fromisoformat(text["LastModified"])
+        found.append(
+            Version(
+                key=unquote_plus(text["Key"]),
+                version_id=text.get("VersionId", "null"),
+                mtime_ms=round(when.timestamp() * 1000),
+                size_bytes=int(text.get("Size", "0")),
+                etag=text.get("ETag", "").strip('"'),
+                is_current=text.get("IsLatest", "true") == "true",
+                is_delete_marker=kind == "DeleteMarker",
+            )
+        )
+    return found
+
+
+def in_order(found: list[Version]) -> list[Version]:
+    return sorted(found, key=lambda v: (v.key.encode(), not v.is_current, -v.mtime_ms))
+
+
+@given(st.lists(entries, max_size=8))
+def test_versions_read_as_by_a_general_reader(listed: list[Entry]) -> None:
+    body = listing_body([entry.xml() for entry in listed], root="ListVersionsResult")
+    found = listing.versions_page(body).versions
+    if any(entry.is_delete_marker for entry in listed):
+        assert found == in_order(by_element_tree(body))
+    else:
+        assert found == by_element_tree(body)
+
+
+@given(st.lists(entries, max_size=8), st.lists(keys, max_size=3))
+def test_current_objects_and_prefixes_read_as_by_a_general_reader(
+    listed: list[Entry], prefixes: list[str]
+) -> None:
+    common = [
+        f"<CommonPrefixes><Prefix>{escape(quote_plus(p + '/', safe='/'))}</Prefix></CommonPrefixes>"
+        for p in prefixes
+    ]
+    parts = [entry.xml(contents=True) for entry in listed] + common
+    body = listing_body(parts, root="ListBucketResult")
+    expected = by_element_tree(body)
+    found = listing.current_page(body).versions
+    assert found == (in_order(expected) if common else expected)
+
+
+@given(st.lists(entries, min_size=1, max_size=6), st.data())
+def test_a_listing_cut_anywhere_is_an_error(listed: list[Entry], data: st.DataObject) -> None:
+    """Between two entries as well, where what is left looks whole."""
+    body = listing_body([entry.xml() for entry in listed], root="ListVersionsResult")
+    closing = [i + 2 for i in range(len(body)) if body[i : i + 2] in (b"n>", b"r>")]
+    at = data.draw(st.integers(0, len(body) - 2) | st.sampled_from(closing[:-1]))
+    cut = body[:at]
+    assume(not cut.rstrip().endswith(b"</ListVersionsResult>"))
+    with pytest.raises(IntegrityError):
+        listing.is_truncated(cut)
+        listing.versions_page(cut)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><body>502 Bad Gateway</body></html>",
+        b"<!DOCTYPE html><title>Login</title>",
+        b'{"error": "no"}',
+        b"<Error><Code>SlowDown</Code></Error>",
+        b"<ListVersionsResult><IsTruncated>perhaps</IsTruncated></ListVersionsResult>",
+    ],
+)
+def test_what_is_no_listing_is_an_error(body: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        listing.is_truncated(body)
+
+
+def test_an_entry_without_its_key_is_an_error() -> None:
+    entry = "<Version><LastModified>2024-01-01T00:00:00.000Z</LastModified></Version>"
+    body = listing_body([entry], root="ListVersionsResult")
+    with pytest.raises(IntegrityError):
+        listing.versions_page(body).versions  # noqa: B018
+
+
+@given(entries.filter(lambda entry: not entry.is_delete_marker), entries)
+def test_a_version_has_one_token_whatever_else_its_page_holds(one: Entry, other: Entry) -> None:
+    """Two sites in step may list a version beside a delete marker and without one."""
+    bodies = [
+        listing_body(parts, root="ListVersionsResult")
+        for parts in ([one.xml()], [one.xml(), other.xml()])
+    ]
+    alone, beside = (listing.versions_page(body).tokens for body in bodies)
+    assert alone[0] in beside
+
+
+def test_markers_of_the_next_page_come_back_as_they_were() -> None:
+    """Keys are encoded, version ids are not: those of AWS hold ``+`` and ``/``."""
+    extra = (
+        "<NextKeyMarker>a+b%2Bc/%C3%BC</NextKeyMarker>"
+        "<NextVersionIdMarker>3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY&amp;x%2B</NextVersionIdMarker>"
+    )
+    body = listing_body([], root="ListVersionsResult", more=True, extra=extra)
+    assert listing.next_versions(body) == {
+        "key-marker": "a b+c/ü",
+        "version-id-marker": "3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY&x%2B",
+    }
+    extra = "<NextContinuationToken>a+b/c%2B==</NextContinuationToken>"
+    body = listing_body([], root="ListBucketResult", more=True, extra=extra)
+    assert listing.next_current(body) == {"continuation-token": "a+b/c%2B=="}
+
+
+def test_more_pages_without_saying_where_is_an_error() -> None:
+    """Else the first page would be read again and again."""
+    for following in (listing.next_versions, listing.next_current):
+        body = listing_body([], root="ListVersionsResult", more=True)
+        with pytest.raises(IntegrityError):
+            following(body)
+
+
+# --- Errors -----------------------------------------------------------------------------------
+
+WHERE = {"endpoint": "http://h", "bucket": "b", "key": "k"}
+STATUSES = st.integers(300, 599)
+
+
+@pytest.mark.parametrize("code", sorted(http._BY_CODE))
+def test_every_code_has_its_error(code: str) -> None:
+    for status in (400, 404, 503):
+        found = error_for(status, code, "It is so.", WHERE)
+        assert type(found) is http._BY_CODE[code]
+        assert found.fields["status"] == status
+        assert found.message == f"{code}: It is so"
+
+
+@given(STATUSES)
+def test_an_unknown_code_goes_by_its_status(status: int) -> None:
+    found = error_for(status, "NeverHeardOf", "", WHERE)
+    by_status = http._BY_STATUS.get(status)
+    if by_status:
+        assert type(found) is by_status
+    else:
+        assert is_retryable(found) == (status >= 500)
+
+
+@given(STATUSES, st.text(max_size=20), st.text(max_size=40))
+def test_any_answer_is_one_of_our_errors(status: int, code: str, message: str) -> None:
+    assert isinstance(error_for(status, code, message, WHERE), EntrepotError)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "RequestTimeout"),  # AWS: the socket was idle; says 400 and means "again"
+        (408, ""),
+        (429, ""),
+        (500, "InternalError"),
+        (502, ""),
+        (503, "SlowDown"),
+        (503, "XMinioServerNotInitialized"),
+    ],
+)
+def test_what_passes_is_worth_another_try(status: int, code: str) -> None:
+    assert is_retryable(error_for(status, code, "", WHERE))
+
+
+def test_a_missing_bucket_is_told_from_a_missing_key() -> None:
+    bucket = {"endpoint": "http://h", "bucket": "b", "key": ""}
+    assert type(error_for(404, "", "", bucket)) is errors.BucketNotFound
+    assert type(error_for(404, "NoSuchBucket", "", WHERE)) is errors.BucketNotFound
+    assert type(error_for(404, "NoSuchKey", "", WHERE)) is errors.NotFound
+
+
+# --- Headers ----------------------------------------------------------------------------------
+
+
+def go_encoded(value: str) -> str:
+    """A value as MinIO answers it: as it is in ASCII, else by RFC 2047 in lines of 75 signs."""
+    if value.isascii():
+        return value
+    charset = Charset("utf-8")
+    charset.header_encoding = QP
+    return Header(value, charset, maxlinelen=75).encode(linesep="").replace("\n", "")
+
+
+metadata_values = st.text(NO_CONTROLS, max_size=120).map(str.strip) | st.just("日本" * 40)
+looks_encoded = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60).map(
+    "=?{}".format
+)
+
+
+@given(metadata_values)
+def test_metadata_survives_an_endpoint(value: str) -> None:
+    sent = attributes_to_headers(Attributes(metadata={"name": value}))
+    answered = {"X-Amz-Meta-Name": go_encoded(sent["x-amz-meta-name"])}
+    assert attributes_from_headers(answered).metadata == {"name": value}
+
+
+@given(looks_encoded)
+@example("=?x?q?y?=")
+@example("=?utf-8?b?!!!?=")
+@example("=?utf-8?q?=ff?=")
+@example("=?utf-8?q?abc?=")
+@example("=?utf-8?q?=0A=C3=BC?=")
+@example("=?utf-8?q?=C3=BC_?=")
+def test_what_looks_encoded_stops_nobody_and_is_answered_alike(value: str) -> None:
+    """A tenant may write anything; a copy of it must read the same at the other site."""
+    (text,) = attributes_from_headers({"x-amz-meta-name": value}).metadata.values()
+    attributes_to_headers(Attributes(metadata={"name": text.strip()}))
+    assert text == value or decoded(go_encoded(text)) == decoded(value)
+
+
+def decoded(value: str) -> str:
+    return str(make_header(decode_header(value)))
+
+
+@given(st.integers(0, 4_000_000_000_000))
+def test_times_are_rfc_3339_to_the_millisecond(time_ms: int) -> None:
+    text = rfc3339(time_ms)
+    assert round(datetime.fromisoformat(text).timestamp() * 1000) == time_ms
+    assert len(text) == len("2024-01-01T00:00:00.000Z")
+
+
+def test_control_characters_are_refused() -> None:
+    with pytest.raises(InvalidInput):
+        attributes_to_headers(Attributes(metadata={"name": "a\r\nx-amz-acl: public-read"}))
+
+
+def test_standard_headers_and_tags_travel() -> None:
+    attributes = Attributes(
+        content_type="text/html; charset=utf-8",
+        headers={"cache-control": "no-store", "content-encoding": "gzip"},
+        tags={"a b": "c&d=é"},
+    )
+    sent = attributes_to_headers(attributes)
+    assert sent["x-amz-tagging"] == "a+b=c%26d%3D%C3%A9"
+    back = attributes_from_headers({**sent, "x-amz-tagging-count": "1"})
+    assert (back.content_type, back.headers) == (attributes.content_type, attributes.headers)
+    assert (back.tags, back.tag_count) == ({}, 1)
+
+
+def test_an_origin_names_its_time_and_says_that_it_is_a_replica() -> None:
+    assert origin_to_headers(None) == {}
+    found = origin_to_headers(Origin(version_id=quote("x"), mtime_ms=1_700_000_000_007))
+    assert found["x-minio-source-mtime"] == "2023-11-14T22:13:20.007Z"
+    assert found["x-minio-source-replication-request"] == "true"
+
+
+def test_a_reply_without_version_is_the_null_one() -> None:
+    found = version_from_headers("k", {"ETag": '"e"'}, size_bytes=3)
+    assert (found.version_id, found.etag, found.size_bytes, found.mtime_ms) == ("null", "e", 3, 0)
