@@ -77,6 +77,7 @@ def _sweep(bucket: str, env: Mapping[str, str], *, with_empty: bool) -> Measured
     measured, said = _measure(bucket, env)
     work_s = said["flow_s"] - empty["flow_s"]
     library_s = said["library_s"] - empty["library_s"]
+    _say(f"  flow {said['flow_s']:.2f} s, of an empty bucket {empty['flow_s']:.2f} s")
     share = max(0.0, (work_s - library_s) / work_s) if work_s > 0 else None
     return replace(measured, fixed_start_s=measured.wall_s - work_s, prefect_share=share)
 

@@ -127,7 +127,8 @@ async def _captured(endpoint: Endpoint, bucket: str) -> list[bytes]:
             pages.append(await source.text("GET", bucket, query=query))
             if not listing.is_truncated(pages[-1]):
                 break
-            query |= listing.next_versions(pages[-1])
+            page = listing.versions_page(pages[-1])
+            query |= listing.next_versions(pages[-1], page)
     finally:
         await source.close()
     return pages

@@ -7,8 +7,8 @@ noncurrent version). Bytes are proved on arrival: the source's ETag of a plain o
 its bytes, so the target refuses others; a multipart object is rebuilt part by part, and what the
 target says of the parts must add up to the source's ETag before the object becomes visible.
 
-Memory: ``workers`` times 1 MiB (small bodies are read whole, once for all targets; larger ones
-are streamed).
+Memory: ``workers`` times 1 MiB, twice that while a batch is sent (small bodies are read whole, once
+for all targets; larger ones are streamed).
 """
 
 import asyncio
@@ -29,12 +29,22 @@ from entrepot.errors import (
     PermanentError,
     PreconditionFailed,
 )
+from entrepot.replication.batch import Unit, units
 from entrepot.replication.origins import marked, unmarked
 from entrepot.replication.plan import Action, Copy, Mark, Target
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings, Totals
 from entrepot.replication.workers import side_by_side
-from entrepot.store.protocol import Attributes, Body, Capability, Origin, Part, Source, Version
+from entrepot.store.protocol import (
+    Attributes,
+    Body,
+    Capability,
+    Item,
+    Origin,
+    Part,
+    Source,
+    Version,
+)
 
 SMALL_BYTES = 1024 * 1024
 _PLAIN_ETAG = re.compile(r"[0-9a-f]{32}")
@@ -60,14 +70,19 @@ async def apply(actions: Sequence[Action], *, context: Context) -> list[Action]:
     raises, since every other object would fail too.
     """
     done: list[Action] = []
-    waiting = iter(actions)
-    count = min(context.workers, len(actions))
+    plain = [isinstance(each, Copy) and md5_of(each.etag) is not None for each in actions]
+    work = units(actions, sites=context.sites, workers=context.workers, plain=plain)
+    waiting = iter(work)
+    count = min(context.workers, len(work))
     await side_by_side(_work(waiting, done, context) for _ in range(count))
     return done
 
 
-async def _work(waiting: Iterator[Action], done: list[Action], context: Context) -> None:
+async def _work(waiting: Iterator[Unit], done: list[Action], context: Context) -> None:
     for action in waiting:
+        if isinstance(action, tuple):
+            await _copy_batch(action, done, context)
+            continue
         reached: list[Target] = []
         if isinstance(action, Copy):
             await _counted(action, _copy(action, reached, context), context)
@@ -108,6 +123,47 @@ async def _copy(action: Copy, reached: list[Target], context: Context) -> None:
     send = _copy_parts if part_count(action.etag) else _copy_stream
     for target in action.targets:
         await _reach(action, target, send(action, target, context), reached, context)
+
+
+async def _copy_batch(copies: Sequence[Copy], done: list[Action], context: Context) -> None:
+    items: dict[str, Item] = {}
+
+    async def fetch(action: Copy) -> None:
+        async with _open(action, context) as body:
+            content = await body.read()
+            found = await _with_tags(action, body.version, context)
+        if hashlib.md5(content, usedforsecurity=False).digest() != md5_of(action.etag):
+            raise IntegrityError("the source's bytes are not those of its ETag")
+        origin = Origin(version_id=action.version_id, mtime_ms=action.mtime_ms)
+        items[action.key] = Item(action.key, content, unmarked(found), origin)
+
+    for action in copies:
+        await _counted(action, fetch(action), context)
+    reached: dict[str, list[Target]] = {key: [] for key in items}
+    for index in range(len(copies[0].targets)):
+        left = await _send_batch(copies[0].targets[index].site, list(items.values()), context)
+        for action in (copy for copy in copies if copy.key in items):
+            item, target = items[action.key], action.targets[index]
+            work = (
+                _put(action, target, item.body, item.attributes, context)
+                if action.key in left
+                else asyncio.sleep(0)
+            )
+            await _reach(action, target, work, reached[action.key], context)
+    for action in copies:
+        if reached.get(action.key):
+            done.append(replace(action, targets=tuple(reached[action.key])))
+
+
+async def _send_batch(site: int, items: Sequence[Item], context: Context) -> set[str]:
+    """Send what can go in one request; returns the keys that have to go alone."""
+    try:
+        left = await context.sites[site].store.batch(context.bucket, items)
+    except BucketNotFound:
+        raise
+    except PermanentError:  # one of them is refused; alone, the others are not
+        left = items
+    return {item.key for item in left}
 
 
 async def _reach(

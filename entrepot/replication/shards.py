@@ -1,8 +1,8 @@
 """Cutting a bucket into ranges of keys that can be swept side by side.
 
-The cuts are the bucket's own first-level prefixes, taken from one page of a delimited listing of
-each site. A flat bucket is one range. A cut is only a place between two keys: ranges cover every
-key whatever was or was not seen.
+The cuts are the marks that an earlier sweep left, else the bucket's own first-level prefixes,
+taken from one page of a delimited listing of each site. A flat bucket is one range the first time.
+A cut is only a place between two keys: ranges cover every key whatever was or was not seen.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,12 +24,15 @@ async def find_prefixes(sites: Sequence[Site], bucket: str, *, prefix: str) -> l
     return sorted(found, key=str.encode)
 
 
-def cut(prefixes: Iterable[str], *, shards: int) -> list[tuple[str, str]]:
-    """At most ``shards`` ranges (after, stop at], the first from and the last to "" (no bound)."""
+def cut(places: Iterable[str], *, shards: int) -> list[tuple[str, str]]:
+    """At most ``shards`` ranges (after, stop at], the first from and the last to "" (no bound).
+
+    ``places`` are keys or prefixes in order, at distances that are meant to be even.
+    """
     if shards < 1:
         raise InvalidInput("a bucket is swept in one range at least", shards=shards)
-    places = list(prefixes)[1:]  # the first prefix would cut off nothing
-    wanted = min(shards - 1, len(places))
-    cuts = [places[len(places) * number // (wanted + 1)] for number in range(1, wanted + 1)]
+    inner = list(places)[1:]  # the first prefix would cut off nothing
+    wanted = min(shards - 1, len(inner))
+    cuts = [inner[len(inner) * number // (wanted + 1)] for number in range(1, wanted + 1)]
     bounds = ["", *dict.fromkeys(cuts), ""]
     return list(pairwise(bounds))

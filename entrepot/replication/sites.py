@@ -8,11 +8,12 @@ from entrepot.clock import new_id
 from entrepot.errors import (
     BucketNotFound,
     InvalidInput,
+    NotFound,
     PermanentError,
     PreconditionFailed,
     Unsupported,
 )
-from entrepot.store.protocol import Capability, Origin, Store
+from entrepot.store.protocol import Attributes, Capability, Item, Origin, Store
 
 PROBE_TIME_MS = 1_000_000_000_000  # September 2001: no endpoint would choose it by itself
 
@@ -87,7 +88,31 @@ async def _probe(store: Store, bucket: str) -> frozenset[Capability]:
                 found.add(Capability.ORIGIN)
     if not await _refusal(store.tags(bucket, "conditional")):
         found.add(Capability.TAGS)
+    if Capability.ORIGIN in found and await _unpacks(store, bucket):
+        found.add(Capability.BATCH)
     return frozenset(found)
+
+
+async def _unpacks(store: Store, bucket: str) -> bool:
+    """Whether a batch arrives with ids, times and attributes; elsewhere it is one odd object."""
+    attributes = Attributes(content_type="text/plain", metadata={"probe": "batch"})
+    items = [
+        Item(f"batch/{n}", b"1", attributes, Origin(str(new_id()), PROBE_TIME_MS + n))
+        for n in range(2)
+    ]
+    if await _refusal(store.batch(bucket, items)):
+        return False
+    for item in items:
+        try:
+            found = await store.head(bucket, item.key, version_id=item.origin.version_id)
+        except NotFound:
+            return False
+        if found.attributes != attributes:
+            return False
+    times = [
+        v.mtime_ms async for page in store.versions(bucket, prefix="batch/") for v in page.versions
+    ]
+    return times == [item.origin.mtime_ms for item in items]
 
 
 async def _refusal(request: Awaitable[object]) -> PermanentError | None:

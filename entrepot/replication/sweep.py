@@ -16,7 +16,7 @@ from entrepot.replication.merge import Window, windows
 from entrepot.replication.origins import with_origins
 from entrepot.replication.plan import Action, Quarantine, decide
 from entrepot.replication.sites import Site
-from entrepot.replication.totals import Findings, Totals
+from entrepot.replication.totals import Findings, Marks, Totals
 from entrepot.replication.verify import verify
 
 CHECKPOINT_EVERY = 20_000
@@ -61,6 +61,7 @@ async def sweep(
     options: Options,
     guard: Callable[[], None],
     checkpoint: Checkpoint,
+    marks: Marks | None = None,
 ) -> tuple[Totals, Findings]:
     """Make every key of a range agree at all sites.
 
@@ -69,6 +70,7 @@ async def sweep(
         guard: called before each batch is written; raises ``Fenced`` when the job was taken over.
         checkpoint: called with the last key settled and the counts since the previous call; it
             raises ``Fenced`` when another holder took over, and then nothing more is written.
+        marks: is told how far the listing got.
 
     Raises:
         RetryableError: an endpoint cannot be reached; run again, it goes on from the cursor.
@@ -86,6 +88,8 @@ async def sweep(
     async with aclosing(windows(listings, stop_at=keys.stop_at)) as found:
         async for window in found:
             await _plan(window, batch, options=options, context=context)
+            if marks is not None:
+                marks.note(window.last_key, listed=window.listed)
             if len(batch.actions) >= options.batch_size or batch.listed >= CHECKPOINT_EVERY:
                 await _settle(batch, keys, options=options, context=context, guard=guard)
                 await checkpoint(batch.last, context.totals)

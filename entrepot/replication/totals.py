@@ -1,10 +1,14 @@
 """What a sweep counts, and how counts of shards add up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 SAMPLES_MAX = 100
 """Examples kept of each kind of finding; the counts are exact, the examples a help."""
+MARK_EVERY = 5_000
+"""Entries from one mark to the next: a quarter of the smallest range worth a task."""
+MARKS_MAX = 64
+"""Marks kept of a range, and of a job: twice the ranges that a run can be cut into."""
 
 
 @dataclass(slots=True)
@@ -42,3 +46,28 @@ class Findings:
         """Keep one example while there is room."""
         if len(self.rows) < SAMPLES_MAX:
             self.rows.append({"key": key[:200], "what": what, "why": why[:300]})
+
+
+class Marks:
+    """Keys at even distances of a range, so that the next sweep can cut it evenly."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self._every, self._since = MARK_EVERY, 0
+
+    def note(self, last_key: str, *, listed: int) -> None:
+        """``listed`` more entries were seen, up to ``last_key``."""
+        self._since += listed
+        if self._since < self._every:
+            return
+        self.keys.append(last_key)
+        self._since = 0
+        if len(self.keys) > MARKS_MAX:
+            self.keys = self.keys[1::2]
+            self._every *= 2
+
+
+def thinned(keys: Sequence[str]) -> list[str]:
+    """At most ``MARKS_MAX`` of ``keys``, evenly chosen."""
+    step = -(-len(keys) // MARKS_MAX) or 1
+    return list(keys[::step])

@@ -25,6 +25,7 @@ from entrepot.store.protocol import (
     Attributes,
     Body,
     BucketInfo,
+    Item,
     Origin,
     Page,
     Part,
@@ -120,6 +121,13 @@ class IndexedStore:
         finally:
             await self._extents.discard(extent.name)
         return await self._settle(change)
+
+    async def batch(self, bucket: str, items: Sequence[Item]) -> Sequence[Item]:
+        for item in items:
+            await self.put(
+                bucket, item.key, item.body, attributes=item.attributes, origin=item.origin
+            )
+        return []
 
     @asynccontextmanager
     async def get(

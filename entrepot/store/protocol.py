@@ -79,6 +79,16 @@ class Origin:
     etag: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One small object of a ``batch``."""
+
+    key: str
+    body: bytes
+    attributes: Attributes
+    origin: Origin
+
+
 class Capability(StrEnum):
     """What an endpoint can do; probed and stored, never inferred from its brand."""
 
@@ -86,6 +96,7 @@ class Capability(StrEnum):
     CONDITIONAL_WRITE = "conditional-write"
     ORIGIN = "origin"  # keeps a version id and a time chosen by the writer
     TAGS = "tags"
+    BATCH = "batch"  # unpacks a tar of objects, each with its origin and attributes
 
 
 class Body(Protocol):
@@ -156,6 +167,15 @@ class ObjectStore(Protocol):
         is no current version for either. Putting an ``origin`` whose version exists already
         changes nothing. Metadata comes back equal or is refused with ``InvalidInput``; values
         with control characters or blanks around them always are.
+        """
+        ...
+
+    async def batch(self, bucket: str, items: Sequence[Item]) -> Sequence[Item]:
+        """Store small objects in as few requests as the endpoint can; needs ``Capability.BATCH``.
+
+        Returns those that it cannot store this way, untouched. The others are on their way: each
+        is whole or absent afterwards, and which are there is known by looking, also where this
+        raises. Storing an item again changes nothing.
         """
         ...
 

@@ -4,7 +4,7 @@ Retry, faults, limits and metrics override ``_around``, which sees each call tha
 and the three that answer in pieces (``get``, ``list``, ``versions``) where they care.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +15,7 @@ from entrepot.store.protocol import (
     Attributes,
     Body,
     BucketInfo,
+    Item,
     Origin,
     Page,
     Part,
@@ -89,6 +90,11 @@ class StoreWrapper:
                 if_none_match=if_none_match,
             ),
             again=_again(source, conditional=if_match is not None or if_none_match),
+        )
+
+    async def batch(self, bucket: str, items: Sequence[Item]) -> Sequence[Item]:
+        return await self._around(
+            "batch", lambda: self._store.batch(bucket, items), again=Again.ALWAYS
         )
 
     def get(

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from entrepot.errors import InvalidInput, NotFound
-from entrepot.store.protocol import NULL_VERSION, Attributes, ObjectStore, Origin, Store
+from entrepot.store.protocol import NULL_VERSION, Attributes, Item, ObjectStore, Origin, Store
 from entrepot.testing.contract_tools import (
     THEN_MS,
     ContractPart,
@@ -43,6 +43,37 @@ class HistoryContract(ContractPart):
             assert await read(store, bucket, "k", version_id=version.version_id) == body
         assert await read(store, bucket, "k") == b"three"
         assert [entry.key for entry in await current(store, bucket)] == ["k"]
+
+    async def test_a_batch_keeps_ids_times_and_attributes(self, store: Store, bucket: str) -> None:
+        keys = [f"{name}-{'ü' * 60}" for name in IN_ORDER]  # long names take another kind of entry
+        attributes = Attributes(content_type="text/x-y", metadata={"a": "b = c", "n": "x" * 90})
+        items = [
+            Item(key, key.encode() * number, attributes, origin(mtime_ms=THEN_MS + number))
+            for number, key in enumerate(keys)
+        ]
+        assert await store.batch(bucket, items) == []
+        await store.batch(bucket, items[:3])  # again changes nothing
+        found = {entry.key: entry for entry in await history(store, bucket)}
+        assert len(found) == len(items)
+        for item in items:
+            entry = found[item.key]
+            assert (entry.version_id, entry.mtime_ms) == (
+                item.origin.version_id,
+                item.origin.mtime_ms,
+            )
+            assert await read(store, bucket, item.key) == item.body
+            head = await store.head(bucket, item.key)
+            assert head.attributes == attributes
+
+    async def test_a_batch_returns_what_it_cannot_take(self, store: Store, bucket: str) -> None:
+        plain, tagged = Attributes(), Attributes(tags={"t": "1"})
+        odd = [("a//b", plain), ("x/../y", plain), ("./z", plain), ("d/", plain), ("t", tagged)]
+        items = [Item("k", b"k", plain, origin(mtime_ms=THEN_MS))]
+        items += [Item(key, b"o", attributes, origin(mtime_ms=THEN_MS)) for key, attributes in odd]
+        left = await store.batch(bucket, items)
+        kept = {entry.key for entry in await history(store, bucket)}
+        assert kept | {item.key for item in left} == {item.key for item in items}
+        assert not kept & {item.key for item in left}
 
     async def test_a_delete_marker_hides_and_keeps(self, store: Store, bucket: str) -> None:
         put = await store.put(bucket, "k", b"one")

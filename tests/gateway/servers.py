@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ SCHEMA: dict[str, Any] = {
         }
     },
 }
+BUSY_TRIES, BUSY_PAUSE_S = 10, 0.5
 DEFAULTS = {"request": {"rule": "nightly", "dry_run": False}}
 
 
@@ -88,10 +90,16 @@ class PrefectServer:
             return False
 
     def request(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """One call; again where the server's SQLite was busy, as Prefect's own client does."""
         user, _, password = self.auth.get_secret_value().partition(":")
-        return httpx.request(
-            method, self.api_url + path, json=body, auth=(user, password), trust_env=False
-        )
+        for _ in range(BUSY_TRIES):
+            answer = httpx.request(
+                method, self.api_url + path, json=body, auth=(user, password), trust_env=False
+            )
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(BUSY_PAUSE_S)
+        return answer
 
     def deploy(self, flow: str, name: str, *, enforce: bool = True) -> None:
         """Register a deployment as ``prefect deploy`` does, over REST."""

@@ -19,8 +19,9 @@ from entrepot.errors import (
 )
 from entrepot.replication.run import Address, open_sites
 from entrepot.replication.sites import Site, check_bucket, probe
-from entrepot.store.protocol import Page, Version
+from entrepot.store.protocol import Item, Page, Version
 from entrepot.store.retry import RetryPolicy, RetryStore
+from entrepot.store.wrapper import StoreWrapper
 from entrepot.testing.faulty import (
     OK,
     BreakListing,
@@ -74,12 +75,54 @@ async def ends_equal(world: World, *, was_reachable: bool = True) -> None:
 
 
 async def test_one_object_fails_and_the_rest_is_done(worlds: MakeWorld) -> None:
-    world = worlds(wraps={1: faulty(put=[OK, DENIED])})
+    """A refused batch is sent object by object, and then one of them is refused."""
+    world = worlds(wraps={1: faulty(batch=[DENIED], put=[OK, DENIED])})
     for number in range(6):
         world.put(0, f"k{number}")
     totals, findings = await world.sweep_with_findings(workers=1)
     assert (totals.failed, totals.copied, totals.verified) == (1, 5, 5)
     assert [(row["key"], row["what"]) for row in findings.rows] == [("k1", "failed")]
+    await ends_equal(world)
+
+
+async def test_damaged_in_a_batch_is_not_written(worlds: MakeWorld) -> None:
+    """The endpoint knows no digest of what it unpacks, and would keep other bytes for good."""
+    world = worlds(wraps={0: faulty(get=[OK, Corrupt(at_byte=1)])})
+    for number in range(6):
+        world.put(0, f"k{number}", b"content")
+    totals, findings = await world.sweep_with_findings(workers=1)
+    assert (totals.failed, totals.copied, totals.verified) == (1, 5, 5)
+    assert [(row["key"], row["what"]) for row in findings.rows] == [("k1", "failed")]
+    assert "k1" not in world.view(1)
+    await ends_equal(world)
+
+
+class HalfBatch(StoreWrapper):
+    """An endpoint that unpacks half of a batch, once, and says that all is well."""
+
+    halved = False
+
+    async def batch(self, bucket: str, items: Sequence[Item]) -> Sequence[Item]:
+        kept = items if self.halved else items[: len(items) // 2]
+        self.halved = True
+        return await super().batch(bucket, kept)
+
+
+async def test_half_a_batch_is_found_out(worlds: MakeWorld) -> None:
+    world = worlds(wraps={1: HalfBatch})
+    for number in range(6):
+        world.put(0, f"k{number}")
+    totals = await world.sweep(workers=1)
+    assert (totals.failed, totals.verified) == (3, 3)
+    await ends_equal(world)
+
+
+async def test_a_batch_whose_answer_is_lost_is_sent_again(worlds: MakeWorld) -> None:
+    world = worlds(wraps={1: retrying(batch=[LoseAnswer()])})
+    for number in range(6):
+        world.put(0, f"k{number}")
+    totals = await world.sweep(workers=1)
+    assert (totals.failed, totals.copied, totals.verified) == (0, 6, 6)
     await ends_equal(world)
 
 

@@ -19,6 +19,9 @@ from entrepot.embedded.postgres import PostgresServer
 from entrepot.errors import AccessDenied, Busy, Fenced, InvalidInput, Unsupported
 from entrepot.replication import run as replication
 from entrepot.replication import sweep as sweeping
+from entrepot.replication import totals
+from entrepot.store.protocol import Page
+from entrepot.store.wrapper import StoreWrapper
 from entrepot.testing.faulty import FaultyStore, Refuse
 from tests.replication.conftest import MakeWorld
 from tests.replication.worlds import World, same
@@ -119,6 +122,32 @@ async def test_a_run_from_beginning_to_end(runner: Callable[..., Runner]) -> Non
         if work.world.bucket in found.subject and found.epoch == 2
     ]
     assert (last.state, last.report["totals"]["failed"]) == (JobState.COMPLETED, 0)
+
+
+class ShortPages(StoreWrapper):
+    """Lists five versions at a time."""
+
+    def versions(self, bucket: str, *, page_size: int = 0, **more: Any) -> AsyncIterator[Page]:
+        return super().versions(bucket, page_size=5, **more)
+
+
+async def test_the_next_run_is_cut_where_the_last_one_left_marks(
+    control: Catalog, worlds: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First-level prefixes say little of where the keys are."""
+    monkeypatch.setattr(totals, "MARK_EVERY", 1)
+    monkeypatch.setattr(replication, "SHARD_MIN_ENTRIES", 10)
+    work = Runner(control, worlds(wraps={0: ShortPages, 1: ShortPages}))
+    for number in range(40):
+        work.world.put(0, f"all/k{number:02}")
+    assert len((await work.begin(run="first")).shards) == 1
+    await work.whole(run="first")
+    job = await work.begin()
+    ends = [shard.stop_at for shard in job.shards]
+    assert len(ends) == 4 and ends[-1] == "" and ends == [*sorted(ends[:-1]), ""]
+    assert all(end.startswith("all/k") for end in ends[:-1])
+    outcome = await work.finish(job, await work.sweep(job))
+    assert (outcome.totals["listed"], outcome.totals["copied"]) == (40, 0)
 
 
 async def test_it_goes_on_after_a_crash_at_every_checkpoint(

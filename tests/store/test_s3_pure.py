@@ -321,13 +321,26 @@ def test_markers_of_the_next_page_come_back_as_they_were() -> None:
         "<NextVersionIdMarker>3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY&amp;x%2B</NextVersionIdMarker>"
     )
     body = listing_body([], root="ListVersionsResult", more=True, extra=extra)
-    assert listing.next_versions(body) == {
+    assert listing.next_versions(body, listing.versions_page(body)) == {
         "key-marker": "a b+c/ü",
         "version-id-marker": "3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY&x%2B",
     }
     extra = "<NextContinuationToken>a+b/c%2B==</NextContinuationToken>"
     body = listing_body([], root="ListBucketResult", more=True, extra=extra)
-    assert listing.next_current(body) == {"continuation-token": "a+b/c%2B=="}
+    assert listing.next_current(body, listing.current_page(body)) == {
+        "continuation-token": "a+b/c%2B=="
+    }
+
+
+@given(entries)
+def test_a_listing_of_versions_goes_on_after_its_last_entry(last: Entry) -> None:
+    """MinIO's own marker would go on with a listing that the server keeps, and wait for it."""
+    extra = "<NextKeyMarker>k[minio_cache:v2,return:]</NextKeyMarker>"
+    body = listing_body([last.xml()], root="ListVersionsResult", more=True, extra=extra)
+    assert listing.next_versions(body, listing.versions_page(body)) == {
+        "key-marker": last.key,
+        "version-id-marker": last.version_id,
+    }
 
 
 def test_more_pages_without_saying_where_is_an_error() -> None:
@@ -335,7 +348,7 @@ def test_more_pages_without_saying_where_is_an_error() -> None:
     for following in (listing.next_versions, listing.next_current):
         body = listing_body([], root="ListVersionsResult", more=True)
         with pytest.raises(IntegrityError):
-            following(body)
+            following(body, listing.versions_page(body))
 
 
 # --- Errors -----------------------------------------------------------------------------------

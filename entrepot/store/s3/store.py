@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import quote
@@ -25,6 +25,7 @@ from entrepot.store.protocol import (
     PAGE_MAX,
     Attributes,
     Body,
+    Item,
     Origin,
     Page,
     Source,
@@ -46,6 +47,7 @@ from entrepot.store.s3.listing import (
     versions_page,
 )
 from entrepot.store.s3.sign import Credentials
+from entrepot.store.s3.tar import fits, tar
 
 MD5_MAX_BYTES: Final = 1024 * 1024
 """Bodies in memory up to this size are sent with their MD5: 2 ms at most on one core."""
@@ -133,6 +135,22 @@ class S3Store(S3Buckets):
             raise
         except NotFound as error:  # if-match found nothing to match
             raise PreconditionFailed(error.message, bucket=bucket, key=key) from error
+
+    async def batch(self, bucket: str, items: Sequence[Item]) -> Sequence[Item]:
+        """See ``ObjectStore.batch``; one tar, so as large as the items together."""
+        fitting = [item for item in items if fits(item)]
+        if fitting:
+            body = tar(fitting)
+            headers = {
+                "content-length": str(len(body)),
+                "content-md5": b64encode(
+                    hashlib.md5(body, usedforsecurity=False).digest()
+                ).decode(),
+                "x-amz-meta-snowball-auto-extract": "true",
+            }
+            # The tar's own key is never written.
+            await self._endpoint.text("PUT", bucket, "batch.tar", headers=headers, body=body)
+        return [item for item in items if not fits(item)]
 
     def _now_s(self) -> float:
         return self._endpoint.clock.now().timestamp()
@@ -262,17 +280,18 @@ class S3Store(S3Buckets):
         self,
         bucket: str,
         first: Mapping[str, str],
-        following: Callable[[bytes], Mapping[str, str]],
+        following: Callable[[bytes, Page], Mapping[str, str]],
         page: Callable[[bytes], Page],
     ) -> AsyncIterator[Page]:
         query = first
         while True:
             body = await self._endpoint.text("GET", bucket, query=query)
             more = is_truncated(body)
-            yield page(body)
+            found = page(body)
+            yield found
             if not more:
                 return
-            before, query = query, {**first, **following(body)}
+            before, query = query, {**first, **following(body, found)}
             if query == before:
                 raise IntegrityError("the endpoint's listing does not move on", bucket=bucket)
 
