@@ -241,6 +241,25 @@ class HistoryContract(ContractPart):
             assert list(dict.fromkeys(entry.key for entry in found)) == left
             assert len(found) == len(left) + ("b" in left)
 
+    async def test_a_listing_that_starts_in_a_folder_is_whole(
+        self, store: Store, bucket: str
+    ) -> None:
+        siblings = [f"a-{number:02}" for number in range(40)]  # they sort before what is in ``a/``
+        inside = [f"a/{number:02}" for number in range(20)]
+        await _fill(store, bucket, *siblings, *inside, "b", "c")
+        await store.put(bucket, "a/03", b"again")
+        for after in ("a/", "a/05", "a/19"):
+            left = [key for key in (*inside, "b", "c") if key > after]
+            for listing in (current, history):
+                found = await listing(store, bucket, after=after, page_size=2)
+                assert list(dict.fromkeys(entry.key for entry in found)) == left
+                again = listing is history and "a/03" in left
+                assert len(found) == len(left) + again
+        for after, left in (("a-39", ["a/", "b", "c"]), ("", [*siblings, "a/", "b", "c"])):
+            for page_size in (1000, 2):
+                how = {"after": after, "delimiter": "/", "page_size": page_size}
+                assert [entry.key for entry in await current(store, bucket, **how)] == left
+
     @pytest.mark.parametrize("prefix", ["a", "a/", "a/c", "a-", "é", "none", "a/c/d"])
     async def test_a_prefix_limits_a_listing(self, store: Store, bucket: str, prefix: str) -> None:
         await _fill(store, bucket, *IN_ORDER)

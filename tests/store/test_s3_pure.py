@@ -343,6 +343,22 @@ def test_a_listing_of_versions_goes_on_after_its_last_entry(last: Entry) -> None
     }
 
 
+def test_the_end_is_asked_for_again_where_the_start_was_ours() -> None:
+    """After the last entry, after what was asked for where there is none, and never twice."""
+    when = "2024-01-01T00:00:00.000Z"
+    entry = f"<Version><Key>a/x</Key><VersionId>v1</VersionId><LastModified>{when}</LastModified>"
+    one = listing.versions_page(listing_body([f"{entry}</Version>"], root="ListVersionsResult"))
+    none = listing.versions_page(listing_body([], root="ListVersionsResult"))
+    keep = "[minio_cache:v2,return:]"
+    assert listing.to_the_end({"versions": ""}, one) is None
+    asked = {"versions": "", "key-marker": "a", "version-id-marker": "v0"}
+    assert listing.to_the_end(asked, one) == {"key-marker": f"a/x{keep}"}
+    assert listing.to_the_end(asked, none) == {**asked, "key-marker": f"a{keep}"}
+    asked = {"list-type": "2", "start-after": "a"}
+    assert listing.to_the_end(asked, none) == {**asked, "start-after": f"a{keep}"}
+    assert listing.to_the_end({**asked, "continuation-token": "t"}, none) is None
+
+
 def test_more_pages_without_saying_where_is_an_error() -> None:
     """Else the first page would be read again and again."""
     for following in (listing.next_versions, listing.next_current):

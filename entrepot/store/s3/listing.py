@@ -10,7 +10,7 @@ is no general XML reader: an entry that it cannot find complete is an error, nev
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import unescape
 from urllib.parse import unquote_plus
@@ -75,10 +75,36 @@ def next_versions(body: bytes, page: Page) -> dict[str, str]:
     if page.tokens:
         last = page.decode(page.tokens[-1])
         return {"key-marker": last.key, "version-id-marker": last.version_id}
+    return next_kept_versions(body, page)
+
+
+def next_kept_versions(body: bytes, _page: Page) -> dict[str, str]:
+    """What asks for the page of ListObjectVersions after this one, in the endpoint's words."""
     # ``encoding-type=url`` is about keys; a version id comes as it is (S3 API reference).
     version = envelope(body, "NextVersionIdMarker")
     marker = {"key-marker": unquote_plus(_required(body, "NextKeyMarker"))}
     return marker | ({"version-id-marker": version} if version else {})
+
+
+_KEEP = "[minio_cache:v2,return:]"
+_LAST = "\U0010ffff"  # behind a common prefix: what it folded would fold into it again
+
+
+def to_the_end(query: Mapping[str, str], page: Page) -> dict[str, str] | None:
+    """What asks again for all that follows a page which says that nothing does; None: believe it.
+
+    Started after ``a/x``, MinIO walks from ``a`` on, counts what it passes by (``a-1``, ``a.b``,
+    all that sorts before ``a/``) against what a page may hold, and where that was all of it calls
+    the page the last one (tried, and read in its source). A listing that it keeps is not cut so;
+    the suffix asks for one. Elsewhere it is a part of a key's name, and nothing comes twice.
+    """
+    name = "start-after" if "start-after" in query else "key-marker"
+    if name not in query or "continuation-token" in query:
+        return None
+    if not page.tokens:
+        return {**query, name: query[name] + _KEEP}
+    last = page.decode(page.tokens[-1])
+    return {name: last.key + ("" if last.version_id else _LAST) + _KEEP}
 
 
 def _required(body: bytes, name: str) -> str:

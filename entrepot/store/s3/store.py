@@ -43,7 +43,9 @@ from entrepot.store.s3.listing import (
     current_page,
     is_truncated,
     next_current,
+    next_kept_versions,
     next_versions,
+    to_the_end,
     versions_page,
 )
 from entrepot.store.s3.sign import Credentials
@@ -51,6 +53,9 @@ from entrepot.store.s3.tar import fits, tar
 
 MD5_MAX_BYTES: Final = 1024 * 1024
 """Bodies in memory up to this size are sent with their MD5: 2 ms at most on one core."""
+
+
+_Following = Callable[[bytes, Page], Mapping[str, str]]
 
 
 class S3Store(S3Buckets):
@@ -264,7 +269,7 @@ class S3Store(S3Buckets):
         first |= {"start-after": after} if after else {}
         first |= {"delimiter": delimiter} if delimiter else {}
 
-        return self._pages(bucket, first, next_current, current_page)
+        return self._pages(bucket, first, current_page, next_current, next_current)
 
     def versions(
         self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
@@ -274,24 +279,30 @@ class S3Store(S3Buckets):
         first |= {"prefix": prefix} if prefix else {}
         first |= {"key-marker": after} if after else {}
 
-        return self._pages(bucket, first, next_versions, versions_page)
+        following = next_versions, next_kept_versions
+        return self._pages(bucket, first, versions_page, *following)
 
     async def _pages(
         self,
         bucket: str,
         first: Mapping[str, str],
-        following: Callable[[bytes, Page], Mapping[str, str]],
         page: Callable[[bytes], Page],
+        following: _Following,
+        following_kept: _Following,
     ) -> AsyncIterator[Page]:
-        query = first
+        query, kept = first, False
         while True:
             body = await self._endpoint.text("GET", bucket, query=query)
-            more = is_truncated(body)
             found = page(body)
+            more: Mapping[str, str] | None = None
+            if is_truncated(body):
+                more = (following_kept if kept else following)(body, found)
+            elif not kept and (more := to_the_end(query, found)):
+                kept = True
             yield found
-            if not more:
+            if more is None:
                 return
-            before, query = query, {**first, **following(body, found)}
+            before, query = query, {**first, **more}
             if query == before:
                 raise IntegrityError("the endpoint's listing does not move on", bucket=bucket)
 
