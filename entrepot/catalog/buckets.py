@@ -18,12 +18,20 @@ from entrepot.errors import AlreadyExists, BucketNotFound
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One bucket; the store decides what is current where ``mode`` is adopted."""
+    """One bucket; the store decides what is current where ``mode`` is adopted.
+
+    ``encrypted`` and ``compressed`` say what becomes of new objects, ``locked`` whether versions
+    can be kept from being removed; all three are of managed buckets.
+    """
 
     name: str
     tenant_id: str
     mode: BucketMode
     adopted_at: datetime
+    id: int
+    encrypted: bool = False
+    compressed: bool = False
+    locked: bool = False
 
 
 async def adopt_bucket(catalog: Catalog, *, name: str, tenant_id: str) -> Bucket:
@@ -31,9 +39,32 @@ async def adopt_bucket(catalog: Catalog, *, name: str, tenant_id: str) -> Bucket
 
     ``AlreadyExists`` where it belongs to another tenant.
     """
+    return await _save(catalog, name=name, tenant_id=tenant_id, mode=BucketMode.ADOPTED)
+
+
+async def manage_bucket(
+    catalog: Catalog,
+    *,
+    name: str,
+    tenant_id: str,
+    encrypted: bool = False,
+    compressed: bool = False,
+    locked: bool = False,
+) -> Bucket:
+    """Record a bucket that is written through us only; again is no error and changes nothing.
+
+    ``AlreadyExists`` where it belongs to another tenant or is adopted.
+    """
+    how = {"encrypted": encrypted, "compressed": compressed, "locked": locked}
+    return await _save(catalog, name=name, tenant_id=tenant_id, mode=BucketMode.MANAGED, **how)
+
+
+async def _save(
+    catalog: Catalog, *, name: str, tenant_id: str, mode: BucketMode, **how: bool
+) -> Bucket:
     statement = (
         insert(t.Bucket)
-        .values(name=name, tenant_id=tenant_id, mode=BucketMode.ADOPTED)
+        .values(name=name, tenant_id=tenant_id, mode=mode, **how)
         .on_conflict_do_nothing(index_elements=[t.Bucket.name])
     )
     async with catalog.begin() as connection:
@@ -42,6 +73,22 @@ async def adopt_bucket(catalog: Catalog, *, name: str, tenant_id: str) -> Bucket
     if row.tenant_id != tenant_id:
         raise AlreadyExists(
             "the bucket belongs to another tenant", hint="entrepot bucket list", bucket=name
+        )
+    if row.mode != mode:
+        raise AlreadyExists(
+            f"the bucket is {row.mode}", hint=f"entrepot bucket show {name}", bucket=name
+        )
+    return Bucket(**row._mapping)
+
+
+async def get_bucket(catalog: Catalog, *, name: str) -> Bucket:
+    """One bucket, or ``BucketNotFound``."""
+    async with catalog.begin() as connection:
+        query = select(t.Bucket).where(t.Bucket.name == name)
+        row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise BucketNotFound(
+            "nobody looks after this bucket", hint=f"entrepot bucket create {name}", bucket=name
         )
     return Bucket(**row._mapping)
 
@@ -57,9 +104,4 @@ async def list_buckets(catalog: Catalog, *, tenant_id: str | None = None) -> tup
 
 async def owner_of(catalog: Catalog, *, name: str) -> str:
     """The tenant's id, or ``BucketNotFound``."""
-    query = select(t.Bucket.tenant_id).where(t.Bucket.name == name)
-    async with catalog.begin() as connection:
-        owner = (await connection.execute(query)).scalar_one_or_none()
-    if owner is None:
-        raise BucketNotFound("nobody looks after this bucket", bucket=name)
-    return owner
+    return (await get_bucket(catalog, name=name)).tenant_id

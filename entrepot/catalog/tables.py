@@ -20,6 +20,7 @@ from sqlalchemy import (
     DateTime,
     Enum,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     MetaData,
@@ -262,11 +263,15 @@ class Bucket(SiteBase):
     """A bucket that we look after, and its owner."""
 
     __tablename__ = "buckets"
-    __table_args__ = (_not_empty("name"), _not_empty("tenant_id"))
+    __table_args__ = (_not_empty("name"), _not_empty("tenant_id"), UniqueConstraint("id"))
     name: Mapped[BucketName] = mapped_column(primary_key=True)
     tenant_id: Mapped[Name]
     mode: Mapped[BucketMode]
     adopted_at: Mapped[ServerTime]
+    id: Mapped[int] = mapped_column(Identity(always=True))
+    encrypted: Mapped[bool] = mapped_column(server_default=text("false"))
+    compressed: Mapped[bool] = mapped_column(server_default=text("false"))
+    locked: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class UsageRun(SiteBase):

@@ -1,6 +1,7 @@
 """Migrations: the schema that they make is the one that the code expects."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -43,6 +44,12 @@ def definitions(dsn: str, base: Any = None) -> set[str]:
         return {line for line in connection.scalars(text(_DEFINITIONS)) if "alembic" not in line}
 
 
+def _table_of(line: str) -> str:
+    """The table that a definition belongs to: its first word, or what an index is on."""
+    found = re.search(r" ON (?:ONLY )?(?:public\.)?(\w+) USING ", line)
+    return found[1] if found else line.split(maxsplit=1)[0].removeprefix("public.")
+
+
 @BOTH
 async def test_models_equal_the_migrated_schema(
     postgres: PostgresServer, empty_dsn: str, kind: CatalogKind
@@ -50,17 +57,25 @@ async def test_models_equal_the_migrated_schema(
     await migrate(empty_dsn, kind=kind)
     engine = create_engine(async_url(empty_dsn), poolclass=NullPool)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        tables = set(BASES[kind].metadata.tables)  # those of managed buckets are SQL alone
+
+        def is_modelled(_it: object, name: str | None, sort: str, _db: bool, _to: object) -> bool:
+            return sort != "table" or name in tables
+
+        opts = {"compare_server_default": True, "include_object": is_modelled}
+        context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, BASES[kind].metadata) == []
     modelled = definitions(new_database(postgres), BASES[kind])
-    assert definitions(empty_dsn) == modelled
+    migrated = definitions(empty_dsn)
+    assert {line for line in migrated if _table_of(line) in tables} == modelled
     assert len(modelled) > 20
 
 
 @BOTH
 async def test_is_idempotent_also_when_many_run_at_once(empty_dsn: str, kind: CatalogKind) -> None:
     revisions = await asyncio.gather(*(migrate(empty_dsn, kind=kind) for _ in range(4)))
-    assert {*revisions, await migrate(empty_dsn, kind=kind)} == {f"{kind}_0001"}
+    newest = {CatalogKind.CONTROL: "control_0001", CatalogKind.SITE: "site_0002"}[kind]
+    assert {*revisions, await migrate(empty_dsn, kind=kind)} == {newest}
 
 
 @BOTH

@@ -1,0 +1,86 @@
+"""Changes of a version that has a row: taken away for good, or given other attributes.
+
+The row first, the store after it: the transaction leaves an effect that says what the store must
+still do (``effects``).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from sqlalchemy import text
+
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.objects.commit import Place, Recorder, lock_keys, newest_of, write
+from entrepot.catalog.objects.facts import Changes, Json, ObjectRow
+from entrepot.catalog.objects.rows import COLUMNS, to_row
+
+_WHERE = "bucket_id = :bucket_id AND key = :key AND version_id = :version_id"
+_ONE = text(f"SELECT {COLUMNS} FROM versions WHERE {_WHERE}")
+_REMOVE = text(f"DELETE FROM versions WHERE {_WHERE}")
+_ALTER = text(f"UPDATE versions SET attributes = CAST(:attributes AS jsonb) WHERE {_WHERE}")
+
+Removal = Callable[[ObjectRow, ObjectRow | None, ObjectRow | None], Changes]
+Alteration = Callable[[ObjectRow], tuple[Json, Changes]]
+
+
+async def remove_row(
+    catalog: Catalog, place: Place, version_id: str, decide: Removal, *, recorder: Recorder
+) -> tuple[ObjectRow, tuple[int, ...]] | None:
+    """Take a version's row away; the row and its effects, or None where there is none.
+
+    ``decide`` gets the row, the key's newest version before and the one after; it may refuse by
+    raising.
+    """
+    named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
+    async with catalog.begin() as connection:
+        await lock_keys(connection, [place])
+        found = (await connection.execute(_ONE, named)).one_or_none()
+        if found is None:
+            return None
+        row = to_row(found)
+        before = (await newest_of(connection, [place])).get(place)
+        await connection.execute(_REMOVE, named)
+        after = (await newest_of(connection, [place])).get(place)
+        return row, await write(connection, decide(row, before, after), recorder=recorder)
+
+
+async def alter_row(
+    catalog: Catalog, place: Place, version_id: str, decide: Alteration, *, recorder: Recorder
+) -> tuple[ObjectRow, tuple[int, ...]] | None:
+    """Give a version other attributes; the new row and its effects, or None where there is none."""
+    named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
+    async with catalog.begin() as connection:
+        await lock_keys(connection, [place])
+        found = (await connection.execute(_ONE, named)).one_or_none()
+        if found is None:
+            return None
+        attributes, changes = decide(row := to_row(found))
+        await connection.execute(_ALTER, named | {"attributes": json.dumps(dict(attributes))})
+        effects = await write(connection, changes, recorder=recorder)
+        return replace(row, attributes=attributes), effects
+
+
+async def add_rows(
+    catalog: Catalog,
+    rows: Sequence[ObjectRow],
+    decide: Callable[[Iterable[ObjectRow], dict[Place, ObjectRow]], Changes],
+    *,
+    recorder: Recorder,
+) -> int:
+    """Take up versions that have no row yet; how many there were.
+
+    ``decide`` gets those without a row, and the newest versions of their keys.
+    """
+    places = [(row.bucket_id, row.key) for row in rows]
+    async with catalog.begin() as connection:
+        await lock_keys(connection, places)
+        missing = []
+        for row in rows:
+            named = {"bucket_id": row.bucket_id, "key": row.key, "version_id": row.version_id}
+            if (await connection.execute(_ONE, named)).one_or_none() is None:
+                missing.append(row)
+        if missing:
+            newest = await newest_of(connection, places)
+            await write(connection, decide(missing, newest), recorder=recorder)
+        return len(missing)

@@ -1,0 +1,208 @@
+"""The one transaction behind every change of a key.
+
+Invariant: whoever changes a key holds its lock until the commit, so what ``settle`` decided from
+the newest version still holds. The decision is the caller's and pure; this module reads what it
+needs and writes what it says: versions, current object, usage, audit, outbox, effects.
+
+A commit whose answer was lost may have taken effect. Asked again, it finds no intent and the
+version's row instead, and gives that.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.objects.audit import AuditChain, add_records
+from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow
+from entrepot.catalog.objects.intents import to_intent
+from entrepot.catalog.objects.rows import COLUMNS, NEWEST, RECORD, as_json, from_row, to_row
+
+Place = tuple[int, str]
+"""Bucket id and key."""
+
+# Locks are taken in one order, so two batches never wait for each other in a circle.
+_LOCK = text("""
+    SELECT pg_advisory_xact_lock(h) FROM (
+        SELECT DISTINCT hashtextextended(k.bucket_id || '/' || k.key, 0) AS h
+        FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+        ORDER BY 1
+    ) AS hashes
+""")
+_TAKE = text("""
+    DELETE FROM intents WHERE write_id = ANY(:ids)
+    RETURNING write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details
+""")
+_NEWEST = text(f"""
+    SELECT n.* FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+    CROSS JOIN LATERAL ({NEWEST}) n
+""")
+_BEHIND = text("""
+    SELECT bucket_id, key, min(stamp_ms) FROM intents
+    WHERE (bucket_id, key) IN (
+        SELECT k.bucket_id, k.key
+        FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+    )
+    GROUP BY bucket_id, key
+""")
+_DONE = text(f"""
+    SELECT {COLUMNS} FROM versions WHERE write_id = ANY(:ids) AND (bucket_id, key) IN (
+        SELECT k.bucket_id, k.key
+        FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+    )
+""")
+_VERSIONS = text(f"""
+    INSERT INTO versions ({COLUMNS})
+    SELECT {COLUMNS} FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r ({RECORD})
+""")
+_CURRENT = text("""
+    INSERT INTO objects (bucket_id, key, version_id, stamp_ms, size_bytes, etag)
+    SELECT bucket_id, key, version_id, stamp_ms, size_bytes, etag
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+        (bucket_id bigint, key text, version_id text, stamp_ms bigint, size_bytes bigint, etag text)
+    ON CONFLICT (bucket_id, key) DO UPDATE SET version_id = excluded.version_id,
+        stamp_ms = excluded.stamp_ms, size_bytes = excluded.size_bytes, etag = excluded.etag
+""")
+_GONE = text("""
+    DELETE FROM objects o
+    USING jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+    WHERE o.bucket_id = k.bucket_id AND o.key = k.key
+""")
+_USAGE = text("""
+    INSERT INTO usage_counters AS u
+    SELECT bucket_id, :slot, objects, versions, delete_markers, current_bytes, total_bytes,
+           stored_bytes
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+        (bucket_id bigint, objects bigint, versions bigint, delete_markers bigint,
+         current_bytes bigint, total_bytes bigint, stored_bytes bigint)
+    ORDER BY bucket_id
+    ON CONFLICT (bucket_id, slot) DO UPDATE SET objects = u.objects + excluded.objects,
+        versions = u.versions + excluded.versions,
+        delete_markers = u.delete_markers + excluded.delete_markers,
+        current_bytes = u.current_bytes + excluded.current_bytes,
+        total_bytes = u.total_bytes + excluded.total_bytes,
+        stored_bytes = u.stored_bytes + excluded.stored_bytes
+""")
+_OUTBOX = text("""
+    INSERT INTO outbox (consumer, bucket_id, key, version_id, kind, stamp)
+    SELECT c.name, r.bucket_id, r.key, r.version_id, r.kind, r.stamp
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+        (bucket_id bigint, key text, version_id text, kind text, stamp text)
+    JOIN outbox_consumers c ON c.bucket_id = r.bucket_id
+""")
+_EFFECTS = text("""
+    INSERT INTO effects (bucket_id, key, version_id, kind, details)
+    SELECT bucket_id, key, version_id, kind, details
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+        (bucket_id bigint, key text, version_id text, kind text, details jsonb)
+    RETURNING id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a decision is made from, all of it under lock.
+
+    ``newest`` lacks a key without versions. ``behind`` is the least time of a write that is still
+    under way. ``done`` are writes of this batch that were committed before.
+    """
+
+    intents: Mapping[UUID, Intent]
+    newest: Mapping[Place, ObjectRow]
+    behind: Mapping[Place, int]
+    done: Mapping[UUID, ObjectRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Who writes: its audit chain, its share of the usage, and when."""
+
+    chain: AuditChain
+    slot: int
+    at: Callable[[], datetime]
+
+
+async def commit_writes(
+    catalog: Catalog,
+    ids: Sequence[UUID],
+    places: Iterable[Place],
+    settle: Callable[[Seen], Changes],
+    *,
+    recorder: Recorder,
+) -> Seen:
+    """End writes under way as ``settle`` says; what it was told.
+
+    ``places`` are the keys of those writes.
+    """
+    keys = _places(places := list(places))
+    async with catalog.begin() as connection:
+        await connection.execute(_LOCK, {"places": keys})
+        taken = (await connection.execute(_TAKE, {"ids": list(ids)})).all()
+        intents = {row.write_id: to_intent(row) for row in taken}
+        missing = [one for one in ids if one not in intents]
+        done: dict[UUID, ObjectRow] = {}
+        if missing:
+            found = await connection.execute(_DONE, {"ids": missing, "places": keys})
+            done = {row.write_id: row for row in map(to_row, found)}
+        newest = await newest_of(connection, places)
+        behind = await connection.execute(_BEHIND, {"places": keys})
+        seen = Seen(intents, newest, {(row[0], row[1]): row[2] for row in behind}, done)
+        if intents:
+            await write(connection, settle(seen), recorder=recorder)
+    return seen
+
+
+async def lock_keys(connection: AsyncConnection, places: Iterable[Place]) -> None:
+    """Hold keys until the transaction ends."""
+    await connection.execute(_LOCK, {"places": _places(places)})
+
+
+async def newest_of(connection: AsyncConnection, places: Iterable[Place]) -> dict[Place, ObjectRow]:
+    """The newest version of each key, delete markers included; a key without any is missing."""
+    found = await connection.execute(_NEWEST, {"places": _places(places)})
+    return {(row.bucket_id, row.key): row for row in map(to_row, found)}
+
+
+async def write(
+    connection: AsyncConnection, changes: Changes, *, recorder: Recorder
+) -> tuple[int, ...]:
+    """Write all of it, within the caller's transaction; the ids of the effects, in their order."""
+    if changes.rows:
+        await connection.execute(_VERSIONS, {"rows": as_json(map(from_row, changes.rows))})
+    live = [from_row(row) for row in changes.current.values() if row is not None]
+    if live:
+        await connection.execute(_CURRENT, {"rows": as_json(live)})
+    if gone := [place for place, row in changes.current.items() if row is None]:
+        await connection.execute(_GONE, {"places": _places(gone)})
+    if usage := [_usage_row(bucket_id, used) for bucket_id, used in changes.usage.items()]:
+        await connection.execute(_USAGE, {"rows": as_json(usage), "slot": recorder.slot})
+    if changes.records:
+        await add_records(connection, recorder.chain, changes.records, at=recorder.at())
+    if changes.events:
+        rows = as_json({name: getattr(one, name) for name in _EVENT} for one in changes.events)
+        await connection.execute(_OUTBOX, {"rows": rows})
+    if not changes.effects:
+        return ()
+    names = ("bucket_id", "key", "version_id", "kind", "details")
+    rows = as_json(dict(zip(names, one, strict=True)) for one in changes.effects)
+    return tuple(row.id for row in await connection.execute(_EFFECTS, {"rows": rows}))
+
+
+_EVENT = ("bucket_id", "key", "version_id", "kind", "stamp")
+_COUNTED = (
+    *("objects", "versions", "delete_markers"),
+    *("current_bytes", "total_bytes", "stored_bytes"),
+)
+
+
+def _usage_row(bucket_id: int, used: Any) -> dict[str, int]:
+    return {"bucket_id": bucket_id} | {name: getattr(used, name) for name in _COUNTED}
+
+
+def _places(places: Iterable[Place]) -> str:
+    return as_json({"bucket_id": bucket_id, "key": key} for bucket_id, key in dict.fromkeys(places))

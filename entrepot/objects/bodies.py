@@ -1,0 +1,336 @@
+"""Between what a client sends and what lies in the bucket, for one version at a time.
+
+Invariant: the last bytes of a body go to the store only after length and checksums were found to
+be what was promised, so a damaged body never becomes a version. Memory does not grow with the
+object: below 24 MiB a write whose stored length is not known beforehand, else below 8 MiB.
+
+An encoded length that is not known is spooled while it is small, and a multipart upload of the
+backend when it is large.
+"""
+
+import hashlib
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from entrepot.catalog.objects.facts import ObjectRow
+from entrepot.clock import new_bytes
+from entrepot.codec.decode import Fetch, Reader
+from entrepot.codec.encode import (
+    Encoded,
+    Shape,
+    Table,
+    encoded,
+    footer,
+    footer_size,
+    pays,
+    stored_size,
+)
+from entrepot.codec.keys.ring import KeyRing
+from entrepot.codec.seal import (
+    DataKey,
+    Flags,
+    Seal,
+    new_data_id,
+    new_data_key,
+    open_for_place,
+    seal_for_object,
+    seal_for_place,
+)
+from entrepot.errors import IntegrityError, InvalidInput, Unsupported
+from entrepot.store.protocol import Attributes, Origin, Part, Source, Store, Version
+
+SAMPLE_BYTES = 1 << 20
+PART_BYTES = 8 << 20
+"""Of a backend upload of unknown length, up to 64 GB; the last 2,000 parts grow past any limit."""
+_STEADY_PARTS = 8_000
+
+PUT_MAX_BYTES = 5 << 30
+"""What S3 takes in one request."""
+
+_DIGESTS = ("sha256", "sha1")
+
+
+class Digest:
+    """Length, MD5 and the checksums that were promised, of a body as it passes by."""
+
+    def __init__(self, expected: Mapping[str, str], *, size_bytes: int | None) -> None:
+        for name in expected:
+            if name not in (*_DIGESTS, "crc32", "md5"):
+                raise Unsupported("this checksum is not known here", name=name)
+        self._expected = expected
+        self._promised = size_bytes
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._hashes = {n: hashlib.new(n, usedforsecurity=False) for n in expected if n in _DIGESTS}
+        self._crc = 0
+        self.size_bytes = 0
+
+    def update(self, piece: bytes) -> None:
+        """Take in the next bytes; ``InvalidInput`` where there are more than promised."""
+        self.size_bytes += len(piece)
+        if self._promised is not None and self.size_bytes > self._promised:
+            raise InvalidInput("the body is longer than promised", said=self._promised)
+        self._md5.update(piece)
+        for each in self._hashes.values():
+            each.update(piece)
+        if "crc32" in self._expected:
+            self._crc = zlib.crc32(piece, self._crc)
+
+    def check(self) -> None:
+        """``InvalidInput`` for a short body, ``IntegrityError`` for one of other bytes."""
+        if self._promised is not None and self.size_bytes != self._promised:
+            raise InvalidInput(
+                "the body is shorter than promised", said=self._promised, came=self.size_bytes
+            )
+        for name, value in self.values.items():
+            if value != self._expected[name].lower():
+                raise IntegrityError("the body has another checksum", name=name, came=value)
+
+    @property
+    def md5(self) -> bytes:
+        return self._md5.digest()
+
+    @property
+    def etag(self) -> str:
+        return self._md5.hexdigest()
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The checksums by name, in hexadecimal."""
+        found = {name: each.hexdigest() for name, each in self._hashes.items()}
+        found |= {"crc32": f"{self._crc:08x}"} if "crc32" in self._expected else {}
+        return found | ({"md5": self.etag} if "md5" in self._expected else {})
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What a bucket wants done to new objects. ``min_size`` is that of compression."""
+
+    tenant: str = ""
+    encrypt: bool = False
+    compress: bool = False
+    min_size: int = 1_000_000
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A body on its way in: its digest, and how it will be encoded (``shape`` None: not at all)."""
+
+    source: Source
+    size_bytes: int | None
+    digest: Digest
+    shape: Shape | None = None
+    seal: str = ""
+    _table: Table | None = field(default=None)
+
+    async def plain(self) -> AsyncIterator[bytes]:
+        """The plaintext; its last piece comes when all of it was found right."""
+        held = b""
+        async for piece in _pieces(self.source):
+            if held:
+                yield held
+            self.digest.update(piece)
+            held = piece
+        self.digest.check()
+        if held:
+            yield held
+
+    async def stored(self) -> AsyncIterator[bytes]:
+        """The bytes that go to the store."""
+        if self.shape is None:
+            async for piece in self.plain():
+                yield piece
+            return
+        body = encoded(self.plain(), self.shape)
+        try:
+            async for piece in body:
+                yield piece
+        finally:
+            await body.aclose()
+        yield self._footer(self.shape, body)
+
+    def _footer(self, shape: Shape, body: Encoded) -> bytes:
+        self._table = Table(
+            self.digest.size_bytes, self.digest.etag, self.digest.values, (body.segment,)
+        )
+        return footer(shape, self._table)
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Their number, where it is known beforehand."""
+        if self.shape is None or self.size_bytes is None:
+            return self.size_bytes
+        if (segment := stored_size(self.shape, size_bytes=self.size_bytes)) is None:
+            return None
+        lengths = {name: len(value) for name, value in self.digest.values.items()}
+        return segment + footer_size(self.shape, size_bytes=self.size_bytes, checksums=lengths)
+
+
+async def incoming(
+    source: Source,
+    *,
+    size_bytes: int | None,
+    expected: Mapping[str, str],
+    how: How,
+    ring: KeyRing,
+    place: tuple[str, str],
+) -> Incoming:
+    """Decide how a body is encoded, from the bucket's wish and a sample of it."""
+    if isinstance(source, bytes):
+        if size_bytes not in (None, len(source)):
+            raise InvalidInput("the body has another size", said=size_bytes, has=len(source))
+        size_bytes = len(source)
+    compressed = False
+    if how.compress and (size_bytes is None or size_bytes >= how.min_size):
+        sample, source = await _sampled(source, max(SAMPLE_BYTES, how.min_size))
+        compressed = len(sample) >= how.min_size and pays(sample[:SAMPLE_BYTES])
+    body = Incoming(source, size_bytes, Digest(expected, size_bytes=size_bytes))
+    if how.encrypt:
+        key = await ring.current(how.tenant)
+        data_key = new_data_key(tenant=how.tenant, key_number=key.number)
+        sealed = seal_for_object(data_key, tenant_key=key.secret)
+        body.shape = Shape(data_key.data_id, compressed, data_key, sealed)
+        seal = seal_for_place(
+            data_key, tenant_key=key.secret, bucket=place[0], key=place[1], compressed=compressed
+        )
+        body.seal = seal.text()
+    elif compressed:
+        data_id = new_data_id(new_bytes)
+        body.shape = Shape(data_id, True, None, b"")
+        body.seal = Seal(Flags.COMPRESSED, data_id).text()
+    return body
+
+
+async def send(
+    store: Store,
+    body: Incoming,
+    *,
+    bucket: str,
+    key: str,
+    attributes: Attributes,
+    origin: Origin | None,
+) -> tuple[Version, int]:
+    """Put a body into the store, whole or not at all; the version and its length there."""
+    known = body.stored_bytes
+    if isinstance(body.source, bytes) and body.shape is None:
+        body.digest.update(body.source)
+        body.digest.check()
+        how = {"attributes": attributes, "origin": origin, "md5": body.digest.md5}
+        return await store.put(bucket, key, body.source, **how), len(body.source)  # type: ignore[arg-type]
+    pieces = body.stored()
+    if known is not None and known <= PUT_MAX_BYTES:
+        version = await store.put(
+            bucket, key, pieces, size_bytes=known, attributes=attributes, origin=origin
+        )
+        return version, known
+    spool = bytearray()
+    async for piece in pieces:
+        spool += piece
+        if len(spool) > PART_BYTES:
+            break
+    else:
+        version = await store.put(bucket, key, bytes(spool), attributes=attributes, origin=origin)
+        return version, len(spool)
+    upload = await store.start(bucket, key, attributes=attributes, origin=origin)
+    return await _send_parts(store, (bucket, key, upload), spool, pieces, origin)
+
+
+async def _send_parts(
+    store: Store,
+    upload: tuple[str, str, str],
+    spool: bytearray,
+    pieces: AsyncIterator[bytes],
+    origin: Origin | None,
+) -> tuple[Version, int]:
+    parts: list[Part] = []
+    total = 0
+    try:
+        more = True
+        while more or spool:
+            least = PART_BYTES << max(0, (len(parts) - _STEADY_PARTS) // 200)
+            more = await _fill(spool, pieces, least + 1)
+            part = bytes(spool[: least if more else len(spool)])
+            del spool[: len(part)]
+            total += len(part)
+            parts.append(await store.part(*upload, len(parts) + 1, part))
+        return await store.complete(*upload, tuple(parts), origin=origin), total
+    except BaseException:
+        await store.abort(*upload)
+        raise
+
+
+async def _fill(spool: bytearray, pieces: AsyncIterator[bytes], least: int) -> bool:
+    """Take in pieces up to ``least`` bytes; False where there are no more."""
+    while len(spool) < least:
+        piece = await anext(pieces, None)
+        if piece is None:
+            return False
+        spool += piece
+    return True
+
+
+async def _sampled(source: Source, most: int) -> tuple[bytes, Source]:
+    """The first bytes of a body, and the body as if nobody had looked."""
+    if isinstance(source, bytes):
+        return source[:most], source
+    seen, size = [], 0
+    async for piece in source:
+        seen.append(piece)
+        size += len(piece)
+        if size >= most:
+            break
+
+    async def whole() -> AsyncIterator[bytes]:
+        for piece in seen:
+            yield piece
+        async for piece in source:
+            yield piece
+
+    return b"".join(seen), whole()
+
+
+async def _pieces(source: Source) -> AsyncIterator[bytes]:
+    if isinstance(source, bytes):
+        if source:
+            yield source
+        return
+    async for piece in source:
+        if piece:
+            yield piece
+
+
+def fetch_of(store: Store, bucket: str, key: str, version_id: str | None) -> Fetch:
+    """How the codec's reader asks for stored bytes of one version."""
+
+    @asynccontextmanager
+    async def fetch(start: int, stop: int) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        async with store.get(bucket, key, version_id=version_id, start=start, stop=stop) as body:
+            yield aiter(body)
+
+    return fetch
+
+
+async def data_key_of(
+    ring: KeyRing, seal: Seal, *, tenant: str, bucket: str, key: str
+) -> DataKey | None:
+    """The key of an encoded version; None where it is only compressed."""
+    if not seal.encrypted:
+        return None
+    held = await ring.get(tenant, seal.key_number)
+    return open_for_place(seal, tenant=tenant, tenant_key=held.secret, bucket=bucket, key=key)
+
+
+async def reader_of(
+    store: Store, ring: KeyRing, *, tenant: str, place: tuple[str, str], row: ObjectRow
+) -> Reader:
+    """A reader of an encoded version."""
+    seal = Seal.parse(row.seal)
+    data_key = await data_key_of(ring, seal, tenant=tenant, bucket=place[0], key=row.key)
+    return await Reader.open(
+        fetch_of(store, place[0], place[1], row.version_id),
+        stored_bytes=row.stored_bytes,
+        data_key=data_key,
+        data_id=seal.data_id,
+        compressed=seal.compressed,
+    )

@@ -1,0 +1,182 @@
+"""Ends what others left: writes whose writer has gone, and what the store was not told.
+
+Invariant: a version that is whole in the store becomes a row, one that is not leaves nothing, and
+neither depends on who looks or how often. Both are decided as the writer would have: by the same
+``settle``, from what the store has.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from entrepot.catalog.buckets import Bucket, list_buckets
+from entrepot.catalog.objects.effects import done_effects, take_effects
+from entrepot.catalog.objects.facts import Effect, Intent, ObjectRow, WriteKind
+from entrepot.catalog.objects.intents import drop, renew, take_expired
+from entrepot.catalog.objects.uploads import end_upload
+from entrepot.errors import EntrepotError, NotFound, RetryableError
+from entrepot.objects.ground import End, Ground
+from entrepot.objects.marks import mark_of, to_json, unmarked
+from entrepot.objects.names import stored_key
+from entrepot.objects.reads import find_in_store, row_of
+from entrepot.objects.removal import carry_out
+from entrepot.objects.settle import Outcome
+from entrepot.store.protocol import Version
+
+_BATCH = 100
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What one pass did."""
+
+    completed: int = 0
+    released: int = 0
+    effects: int = 0
+
+    def __add__(self, other: "Recovered") -> "Recovered":
+        return Recovered(
+            self.completed + other.completed,
+            self.released + other.released,
+            self.effects + other.effects,
+        )
+
+
+async def recover(ground: Ground, *, older_s: float | None = None) -> Recovered:
+    """End writes whose lease ran out; carry out effects that nobody did for ``older_s``."""
+    buckets = {each.id: each for each in await list_buckets(ground.catalog)}
+    total = Recovered()
+    while found := await take_expired(ground.catalog, most=_BATCH, lease_s=ground.limits.lease_s):
+        done = [await _end(ground, buckets.get(intent.bucket_id), intent) for intent in found]
+        total += Recovered(completed=sum(done), released=len(done) - sum(done))
+    waited_s = ground.limits.lease_s if older_s is None else older_s
+    while effects := await take_effects(ground.catalog, older_s=waited_s, most=_BATCH):
+        total += Recovered(effects=await _carry_out(ground, buckets, effects))
+        if waited_s == 0:
+            break
+    return total
+
+
+async def _end(ground: Ground, bucket: Bucket | None, intent: Intent) -> bool:
+    """Roll one write forward, or release it; whether it counts now."""
+    outcome = await _outcome(ground, bucket, intent) if bucket else None
+    if outcome is None:
+        await drop(ground.catalog, [intent.write_id])
+        return False
+    verdict = await ground.ends.submit(End(intent, outcome))
+    if intent.kind is WriteKind.COMPLETE:
+        await end_upload(ground.catalog, intent.write_id)
+    return isinstance(verdict, ObjectRow)
+
+
+async def _outcome(ground: Ground, bucket: Bucket, intent: Intent) -> Outcome | None:
+    """What the store has of a write; None where it has nothing."""
+    key = stored_key(intent.key)
+    try:
+        version = await ground.store.head(bucket.name, key, version_id=intent.version_id)
+    except NotFound as error:
+        is_marker = error.fields.get("status") == 405 and intent.kind is WriteKind.DELETE
+        return Outcome() if is_marker else None
+    mark = mark_of(version)
+    if mark is None or mark.write_id != intent.write_id:
+        return None
+    row = row_of(ground.site, bucket, version)
+    kept = intent.details.get("kept", to_json(unmarked(version.attributes)))
+    names = intent.details.get("checksums", ())
+    if row.seal:
+        row = await find_in_store(ground, bucket, intent.key, intent.version_id)
+        sums = row.attributes.get("checksums", {})
+        kept = {**kept, "checksums": sums} if sums else kept
+        return Outcome(row.size_bytes, version.size_bytes, row.etag, row.seal, kept)
+    etag = intent.details.get("etag", version.etag)
+    if names or ("-" in etag and "etag" not in intent.details):
+        etag, sums = await _digested(ground, bucket, version, names)
+        kept = {**kept, "checksums": sums} if sums else kept
+    return Outcome(version.size_bytes, version.size_bytes, etag, "", kept)
+
+
+async def _digested(
+    ground: Ground, bucket: Bucket, version: Version, names: Iterable[str]
+) -> tuple[str, dict[str, str]]:
+    """ETag and checksums of stored bytes, read again."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    hashes = {n: hashlib.new(n, usedforsecurity=False) for n in names if n.startswith("sha")}
+    crc = 0
+    async with ground.store.get(bucket.name, version.key, version_id=version.version_id) as body:
+        async for piece in body:
+            md5.update(piece)
+            crc = zlib.crc32(piece, crc)
+            for each in hashes.values():
+                each.update(piece)
+    sums = {name: each.hexdigest() for name, each in hashes.items()}
+    sums |= {"crc32": f"{crc:08x}"} if "crc32" in names else {}
+    sums |= {"md5": md5.hexdigest()} if "md5" in names else {}
+    return md5.hexdigest(), sums
+
+
+async def _carry_out(ground: Ground, buckets: dict[int, Bucket], effects: Iterable[Effect]) -> int:
+    done = []
+    for effect in effects:
+        bucket = buckets.get(effect.bucket_id)
+        if bucket:
+            with contextlib.suppress(NotFound):
+                await carry_out(ground, bucket, effect.key, effect.version_id, effect.kind)
+        done.append(effect.id)
+    await done_effects(ground.catalog, done)
+    return len(done)
+
+
+class Keeper:
+    """Renews the leases of our writes, and recovers those of others: at the start and then on."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    async def __aenter__(self) -> Self:
+        self._tasks = (
+            asyncio.create_task(self._renew()),
+            asyncio.create_task(self._recover()),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        ground = self._ground
+        while True:
+            await asyncio.sleep(ground.limits.lease_s / 3)
+            try:
+                if ids := list(ground.under_way):
+                    await renew(ground.catalog, ids, lease_s=ground.limits.lease_s)
+            except RetryableError as error:
+                # The lease is three tries long; a write that outlives it is told so at its end.
+                _log.warning("leases could not be renewed: %s", error)
+
+    async def _recover(self) -> None:
+        ground = self._ground
+        while True:
+            try:
+                found = await recover(ground)
+                if found != Recovered():
+                    _log.info(
+                        "recovered: %d completed, %d released", found.completed, found.released
+                    )
+            except EntrepotError as error:
+                _log.warning("recovery will be tried again: %s", error)
+            await asyncio.sleep(ground.limits.recover_every_s)

@@ -1,0 +1,132 @@
+"""The catalog against the store: what is found, what is healed, and the catalog made again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from entrepot.catalog.migrate import CatalogKind, migrate
+from entrepot.catalog.objects.facts import Usage
+from entrepot.clock import new_id
+from entrepot.embedded.minio import MinioServer
+from entrepot.embedded.postgres import PostgresServer
+from entrepot.objects.check import check, rebuild
+from entrepot.objects.service import Objects
+from entrepot.objects.writes import Wish
+from entrepot.store.protocol import Attributes, Origin
+from tests.objects.test_service import BIG, assert_books, read
+from tests.objects.test_uploads import FIVE, named, upload
+from tests.objects.worlds import objects_of, s3_store
+
+
+async def fill(objects: Objects, bucket: str) -> None:
+    wish = Wish(Attributes(metadata={"m": "1"}), checksums={})
+    for key in ("a", "a/b", "folder/", "folder/-", "ü"):
+        await objects.put(bucket, key, key.encode() * 3, wish=wish)
+    await objects.put(bucket, "a", BIG[:2_000_000])
+    await objects.delete(bucket, "ü")
+    parts = {1: FIVE, 2: b"end"}
+    upload_id = await upload(objects, bucket, "big", parts)
+    await objects.complete_upload(bucket, "big", upload_id, named(parts))
+
+
+async def test_both_agree(objects: Objects, bucket: str) -> None:
+    await fill(objects, bucket)
+    found = await check(objects.ground, await objects.ground.bucket(bucket))
+    assert (found.orphans, found.missing) == ([], [])
+
+
+async def test_orphans_are_found_and_taken_up(objects: Objects, bucket: str) -> None:
+    await fill(objects, bucket)
+    ground = objects.ground
+    version = await ground.store.put(bucket, "stranger", b"from elsewhere")
+    found = await check(ground, await ground.bucket(bucket))
+    assert [each.version_id for each in found.orphans] == [version.version_id]
+    found = await check(ground, await ground.bucket(bucket), heal=True)
+    assert (found.orphan_count, found.taken_up) == (1, 1)
+    assert await read(objects, bucket, "stranger") == b"from elsewhere"
+    assert (await check(ground, await ground.bucket(bucket))).orphans == []
+    await assert_books(objects, bucket)
+
+
+async def test_lost_objects_are_named(objects: Objects, bucket: str) -> None:
+    await fill(objects, bucket)
+    ground = objects.ground
+    row = await objects.head(bucket, "a")
+    await ground.store.delete(bucket, "a", version_id=row.version_id)
+    found = await check(ground, await ground.bucket(bucket), heal=True)
+    assert [(each.key, each.version_id) for each in found.missing] == [("a", row.version_id)]
+    assert await objects.head(bucket, "a") == row  # the row stays: it is evidence
+
+
+async def test_a_version_from_the_future_is_kept_and_not_applied(
+    objects: Objects, plain: str
+) -> None:
+    ground = objects.ground
+    row = await objects.put(plain, "k", b"now")
+    future = Origin(str(new_id()), row.stamp.time_ms + 86_400_000)
+    await ground.store.put(plain, "k", b"tomorrow", origin=future)
+    found = await check(ground, await ground.bucket(plain), heal=True)
+    assert found.quarantined == 1
+    assert await read(objects, plain, "k") == b"now"
+    await objects.put(plain, "k", b"later")
+    assert await read(objects, plain, "k") == b"later"
+    assert [each.is_quarantined for each in await objects.versions(plain)] == [True, False, False]
+    assert await read(objects, plain, "k", version_id=future.version_id) == b"tomorrow"
+
+
+@pytest.mark.parametrize("kind", [{}, {"encrypted": True, "compressed": True}])
+async def test_the_catalog_is_made_again_from_the_store_alone(
+    kind: dict[str, bool],
+    postgres: PostgresServer,
+    open_dir: Path,
+    keys_dir: Path,
+) -> None:
+    server = _own_minio(open_dir)
+    try:
+        store = s3_store(server)
+        dsns = [postgres.create_database(f"rebuilt_{new_id().hex[:12]}") for _ in range(2)]
+        for dsn in dsns:
+            await migrate(dsn, kind=CatalogKind.SITE)
+        async with objects_of(dsns[0], store, keys_dir) as before:
+            await before.create_bucket("shelf", tenant_id="acme", **kind)
+            await fill(before, "shelf")
+            rows, listed = await before.versions("shelf"), await before.list("shelf")
+            usage = await before.usage("shelf")
+        async with objects_of(dsns[1], store, keys_dir) as after:
+            [found] = [each async for each in rebuild(after.ground)]
+            assert found.taken_up == len(rows) - 1  # MinIO lists nothing below the object ``a``
+            hidden = {"a/b"}
+            again = {row.version_id: row for row in await after.versions("shelf")}
+            for row in rows:
+                if row.key in hidden:
+                    continue
+                twin = again[row.version_id]
+                if row.is_delete_marker:
+                    assert twin.stamp.time_ms == row.stamp.time_ms
+                else:
+                    same = replace(twin, bucket_id=row.bucket_id, attributes=row.attributes)
+                    assert replace(same, parent=row.parent) == row
+            assert [e.key for e in await after.list("shelf")] == [
+                e.key for e in listed if e.key not in hidden
+            ]
+            assert usage != Usage()
+            await assert_books(after, "shelf")
+            assert await read(after, "shelf", "a") == BIG[:2_000_000]
+            newest = max(row.stamp.time_ms for row in rows)
+            assert (await after.put("shelf", "new", b"x")).stamp.time_ms >= newest
+        await store.close()
+    finally:
+        server.stop()
+
+
+def _own_minio(directory: Path) -> MinioServer:
+    from pydantic import SecretStr
+
+    from entrepot.clock import new_token
+    from entrepot.embedded.minio import MinioCredentials
+
+    server = MinioServer(
+        directory / "minio", MinioCredentials(new_token(8), SecretStr(new_token(24)))
+    )
+    return server.start()
