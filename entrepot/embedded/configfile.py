@@ -17,7 +17,7 @@ CONTROL_USER = "entrepot"
 _HEADER = "# Written by `entrepot up`. Once you change it, it is yours and stays as it is.\n"
 
 
-def render(plan: Plan) -> str:
+def render(plan: Plan, data: DataDir) -> str:
     """The configuration of the planned stack, as YAML."""
     endpoints = [f"http://{HOST}:{plan.ports[name]}" for name in plan.site_names]
     settings = {
@@ -45,6 +45,10 @@ def render(plan: Plan) -> str:
             "api_url": f"http://{HOST}:{plan.ports['prefect']}/api",
             "auth_string": "${ENTREPOT_PREFECT_AUTH}",
         },
+        "encryption": {
+            "ring": str(data.keys),
+            "local": {"path": str(data.root / "root.key")},
+        },
         "security": {"secrets_key": "${ENTREPOT_SECRETS_KEY}"},
     }
     return _HEADER + yaml.safe_dump(settings, sort_keys=False)
@@ -55,7 +59,7 @@ def write_config(data: DataDir, plan: Plan) -> tuple[Plan, bool]:
 
     The text that was not written goes beside it, as ``config.generated.yaml``.
     """
-    text = render(plan)
+    text = render(plan, data)
     current = data.config.read_text() if data.config.exists() else None
     if current is not None and _sha256(current) not in (plan.config_sha256, _sha256(text)):
         write_text(data.config.with_name("config.generated.yaml"), text)

@@ -45,6 +45,10 @@ class DataDir:
         return self.root / "config.yaml"
 
     @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

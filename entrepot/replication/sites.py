@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from entrepot.clock import new_id
 from entrepot.errors import (
+    AccessDenied,
     BucketNotFound,
     InvalidInput,
     NotFound,
@@ -57,17 +58,23 @@ def by_rank(sites: Sequence[Site]) -> tuple[Site, ...]:
 
 
 async def probe(store: Store) -> frozenset[Capability]:
-    """Find out what an endpoint can do, by doing it in a scratch bucket that is removed again."""
-    bucket = f"entrepot-probe-{new_id().hex[:16]}"
+    """Find out what an endpoint can do, by doing it in scratch buckets that are removed again."""
+    bucket = _scratch_name()
     await store.create(bucket, versioned=True)
     try:
-        return await _probe(store, bucket)
+        found = await _probe(store, bucket)
     finally:
-        await _empty(store, bucket)
-        await store.drop(bucket)
+        await _remove(store, bucket)
+    if await _locks(store):
+        found.add(Capability.LOCK)
+    return frozenset(found)
 
 
-async def _probe(store: Store, bucket: str) -> frozenset[Capability]:
+def _scratch_name() -> str:
+    return f"entrepot-probe-{new_id().hex[:16]}"
+
+
+async def _probe(store: Store, bucket: str) -> set[Capability]:
     found = set()
     if await store.versioned(bucket):
         found.add(Capability.VERSIONING)
@@ -90,7 +97,7 @@ async def _probe(store: Store, bucket: str) -> frozenset[Capability]:
         found.add(Capability.TAGS)
     if Capability.ORIGIN in found and await _unpacks(store, bucket):
         found.add(Capability.BATCH)
-    return frozenset(found)
+    return found
 
 
 async def _unpacks(store: Store, bucket: str) -> bool:
@@ -115,6 +122,25 @@ async def _unpacks(store: Store, bucket: str) -> bool:
     return times == [item.origin.mtime_ms for item in items]
 
 
+async def _locks(store: Store) -> bool:
+    """Whether a version that is held stays.
+
+    No retention is tried: it would outlast a probe whose user may not bypass it.
+    """
+    bucket = _scratch_name()
+    if await _refusal(store.create(bucket, locked=True)):
+        return False
+    try:
+        version_id = (await store.put(bucket, "lock", b"1")).version_id
+        if await _refusal(store.hold(bucket, "lock", True)):
+            return False
+        refusal = await _refusal(store.delete(bucket, "lock", version_id=version_id))
+        return isinstance(refusal, AccessDenied)
+    finally:
+        await _refusal(store.hold(bucket, "lock", False))
+        await _remove(store, bucket)
+
+
 async def _refusal(request: Awaitable[object]) -> PermanentError | None:
     """How the endpoint refuses; one that is busy or gone has answered nothing and raises."""
     try:
@@ -124,10 +150,11 @@ async def _refusal(request: Awaitable[object]) -> PermanentError | None:
     return None
 
 
-async def _empty(store: Store, bucket: str) -> None:
+async def _remove(store: Store, bucket: str) -> None:
     async for page in store.versions(bucket):
         for version in page.versions:
             await store.delete(bucket, version.key, version_id=version.version_id)
+    await store.drop(bucket)
 
 
 async def check_bucket(site: Site, bucket: str) -> None:

@@ -6,15 +6,20 @@ range is refused in the same words by every backend instead of being rewritten b
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from datetime import datetime
 from uuid import UUID
 
 from entrepot.errors import InvalidInput
-from entrepot.store.protocol import KEY_MAX_BYTES, PAGE_MAX, Attributes, Origin, Source
+from entrepot.store.protocol import KEY_MAX_BYTES, PAGE_MAX, Attributes, LockMode, Origin, Source
 
 METADATA_MAX_BYTES = 2048
 """Names and values of user metadata together, as S3 documents it."""
 
 TAGS_MAX = 10
+TAG_NAME_MAX = 128
+TAG_VALUE_MAX = 256
+"""Most tags of a version, and most characters of their names and values, as S3 has it."""
+
 HEADERS = frozenset(
     ("cache-control", "content-disposition", "content-encoding", "content-language", "expires")
 )
@@ -54,8 +59,27 @@ def check_attributes(attributes: Attributes) -> None:
     used_bytes = sum(len(f"{name}{value}".encode()) for name, value in attributes.metadata.items())
     if used_bytes > METADATA_MAX_BYTES:
         raise InvalidInput(f"metadata has {used_bytes} bytes, limit {METADATA_MAX_BYTES}")
-    if len(attributes.tags) > TAGS_MAX:
-        raise InvalidInput(f"{len(attributes.tags)} tags, limit {TAGS_MAX}")
+    check_tags(attributes.tags)
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """As many and as long as S3 keeps; which signs are allowed is the endpoint's to say."""
+    if len(tags) > TAGS_MAX:
+        raise InvalidInput(f"{len(tags)} tags, limit {TAGS_MAX}")
+    for name, value in tags.items():
+        if not 1 <= len(name) <= TAG_NAME_MAX or len(value) > TAG_VALUE_MAX:
+            raise InvalidInput(
+                f"a tag's name has 1 to {TAG_NAME_MAX} characters, its value {TAG_VALUE_MAX}",
+                tag=name,
+            )
+
+
+def check_retention(mode: LockMode | None, until: datetime | None) -> None:
+    """A mode and a time, aware and in whole seconds, or neither."""
+    if (mode is None) != (until is None):
+        raise InvalidInput("a retention has both a mode and a time, or neither")
+    if until and (until.utcoffset() is None or until.microsecond):
+        raise InvalidInput("a retention's time has a zone and whole seconds", until=str(until))
 
 
 def _check_pairs(pairs: Mapping[str, str]) -> None:
@@ -83,6 +107,16 @@ def check_origin(origin: Origin | None) -> None:
         raise InvalidInput("origin's version id is not a uuid", version=origin.version_id)
     if origin.mtime_ms < 0:
         raise InvalidInput("origin's time is negative", mtime_ms=origin.mtime_ms)
+
+
+def check_copy(
+    target: tuple[str, str],
+    source: tuple[str, str, str | None],
+    attributes: Attributes | None,
+) -> None:
+    """A copy onto its own source would change nothing, which S3 refuses."""
+    if source == (*target, None) and attributes is None:
+        raise InvalidInput("a key cannot be copied onto itself as it is", key=target[1])
 
 
 def check_page_size(page_size: int) -> None:

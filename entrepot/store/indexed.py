@@ -8,80 +8,30 @@ Time: a version without an origin gets the injected clock's time at its commit.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
 
-from entrepot.clock import SYSTEM_CLOCK, Clock, new_id
 from entrepot.errors import IntegrityError, InvalidInput
 from entrepot.store import check
-from entrepot.store.index import Index
+from entrepot.store.indexed_buckets import IndexedBuckets
 from entrepot.store.protocol import (
     NULL_VERSION,
     PAGE_MAX,
     Attributes,
     Body,
-    BucketInfo,
     Item,
     Origin,
     Page,
-    Part,
     Source,
     Version,
-    body_size,
 )
-from entrepot.store.records import Change, Condition, Extent, Stored
-
-PARTS_MAX = 10_000
-"""Most parts of one upload, as S3 has it."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from entrepot.store.records import Condition, Stored
 
 
-class Extents(Protocol):
-    """Where the bytes are."""
-
-    async def write(self, pieces: AsyncIterator[bytes]) -> Extent:
-        """Receive bytes under a new name, durable but not yet published."""
-        ...
-
-    def publish(self, name: str) -> None:
-        """Make a received extent final; called inside the index's transaction."""
-        ...
-
-    async def discard(self, name: str) -> None:
-        """Drop an extent that was received and not published, if it is still there."""
-        ...
-
-    async def remove(self, names: Iterable[str]) -> None:
-        """Drop published extents."""
-        ...
-
-    def read(self, extent: Extent, *, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """Its bytes from ``start`` to ``stop`` (exclusive), in pieces."""
-        ...
-
-
-class IndexedStore:
-    """Implements ``ObjectStore`` and ``BucketStore`` over an ``Index`` and ``Extents``."""
-
-    def __init__(self, index: Index, extents: Extents, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._index = index
-        self._extents = extents
-        self._clock = clock
-
-    async def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call of the index; a store on disk does it on a thread."""
-        return call(*args, **kwargs)
-
-    async def close(self) -> None:
-        await self._ask(self._index.close)
-
-    # Objects
+class IndexedStore(IndexedBuckets):
+    """Adds ``ObjectStore``."""
 
     async def put(
         self,
@@ -157,6 +107,7 @@ class IndexedStore:
         *,
         version_id: str | None = None,
         origin: Origin | None = None,
+        bypass: bool = False,
     ) -> Version | None:
         if version_id is not None and origin is not None:
             raise InvalidInput("removing a version takes no origin", bucket=bucket, key=key)
@@ -168,15 +119,32 @@ class IndexedStore:
             )
             return await self._settle(change)
         gone = version_id if version_id is not None else NULL_VERSION
-        await self._extents.remove(await self._ask(self._index.remove, bucket, key, gone))
+        unused = await self._ask(
+            self._index.remove, bucket, key, gone, now=self._clock.now(), bypass=bypass
+        )
+        await self._extents.remove(unused)
         return None
 
-    async def copy(self, bucket: str, key: str, *, source: tuple[str, str, str | None]) -> Version:
+    async def copy(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        source: tuple[str, str, str | None],
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+    ) -> Version:
+        check.check_copy((bucket, key), source, attributes)
         found = await self._find(*source)
         size_bytes = found.version.size_bytes
         async with aclosing(self._pieces(found, 0, size_bytes)) as pieces:
             return await self.put(
-                bucket, key, pieces, size_bytes=size_bytes, attributes=found.version.attributes
+                bucket,
+                key,
+                pieces,
+                size_bytes=size_bytes,
+                attributes=attributes or found.version.attributes,
+                origin=origin,
             )
 
     async def list(
@@ -219,134 +187,6 @@ class IndexedStore:
                 return
             last = found[-1]
             lower = last.version.key.encode()
-
-    # Buckets
-
-    async def create(self, bucket: str, *, versioned: bool = True) -> None:
-        check.check_bucket(bucket)
-        await self._ask(self._index.create, bucket, versioned=versioned, now_ms=self._now_ms())
-
-    async def drop(self, bucket: str) -> None:
-        await self._extents.remove(await self._ask(self._index.drop, bucket))
-
-    async def buckets(self) -> tuple[BucketInfo, ...]:
-        rows = await self._ask(self._index.buckets)
-        return tuple(
-            BucketInfo(name, datetime.fromtimestamp(created_ms / 1000, UTC))
-            for name, created_ms in rows
-        )
-
-    async def versioned(self, bucket: str) -> bool:
-        return await self._ask(self._index.versioned, bucket)
-
-    # Multipart uploads and tags
-
-    async def start(
-        self,
-        bucket: str,
-        key: str,
-        *,
-        attributes: Attributes | None = None,
-        origin: Origin | None = None,
-    ) -> str:
-        attributes = attributes or Attributes()
-        check.check_attributes(attributes)
-        await self._reach(bucket, key, origin)
-        upload_id = new_id().hex
-        chosen_id = origin.version_id if origin else ""
-        await self._ask(self._index.start, bucket, key, upload_id, attributes, chosen_id)
-        return upload_id
-
-    async def part(
-        self,
-        bucket: str,
-        key: str,
-        upload_id: str,
-        number: int,
-        source: Source,
-        *,
-        size_bytes: int | None = None,
-    ) -> Part:
-        if not 1 <= number <= PARTS_MAX:
-            raise InvalidInput(f"part number must be 1 to {PARTS_MAX}", number=number)
-        await self._ask(self._index.upload, bucket, key, upload_id)
-        extent = await self._receive(source, size_bytes)
-        try:
-            publish = partial(self._extents.publish, extent.name)
-            unused = await self._ask(self._index.add_part, upload_id, number, extent, publish)
-        finally:
-            await self._extents.discard(extent.name)
-        await self._extents.remove(unused)
-        return Part(number, extent.md5)
-
-    async def complete(
-        self,
-        bucket: str,
-        key: str,
-        upload_id: str,
-        parts: tuple[Part, ...],
-        *,
-        origin: Origin | None = None,
-    ) -> Version:
-        check.check_origin(origin)
-        chosen_id, attributes = await self._ask(self._index.upload, bucket, key, upload_id)
-        if chosen_id != (origin.version_id if origin else ""):
-            raise InvalidInput("an upload keeps the origin it was started with", upload=upload_id)
-        draft = replace(
-            self._draft(key, origin), attributes=attributes, etag=origin.etag if origin else ""
-        )
-        change = await self._ask(
-            self._index.complete, bucket, upload_id, draft, parts, chosen=origin is not None
-        )
-        return await self._settle(change)
-
-    async def abort(self, bucket: str, key: str, upload_id: str) -> None:
-        await self._reach(bucket, key)
-        await self._extents.remove(await self._ask(self._index.abort, upload_id))
-
-    async def tags(
-        self, bucket: str, key: str, *, version_id: str | None = None
-    ) -> Mapping[str, str]:
-        found = await self._find(bucket, key, version_id)
-        return dict(found.version.attributes.tags) if found.version.attributes else {}
-
-    # Pieces of the above
-
-    async def _reach(self, bucket: str, key: str, origin: Origin | None = None) -> bool:
-        """Refuse a wrong key or origin and a missing bucket; tells whether it is versioned."""
-        check.check_key(key)
-        check.check_origin(origin)
-        return await self._ask(self._index.versioned, bucket)
-
-    async def _find(self, bucket: str, key: str, version_id: str | None) -> Stored:
-        check.check_key(key)
-        return await self._ask(self._index.find, bucket, key, version_id)
-
-    async def _receive(self, source: Source, size_bytes: int | None) -> Extent:
-        async with aclosing(check.measured(source, body_size(source, size_bytes))) as pieces:
-            return await self._extents.write(pieces)
-
-    async def _settle(self, change: Change) -> Version:
-        await self._extents.remove(change.unused)
-        return replace(change.version, attributes=None)
-
-    async def _pieces(self, found: Stored, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        offset = 0
-        for extent in found.extents:
-            low, high = max(start - offset, 0), min(stop - offset, extent.size_bytes)
-            if low < high:
-                async with aclosing(self._extents.read(extent, start=low, stop=high)) as pieces:
-                    async for piece in pieces:
-                        yield piece
-            offset += extent.size_bytes
-
-    def _draft(self, key: str, origin: Origin | None) -> Version:
-        if origin:
-            return Version(key=key, version_id=origin.version_id, mtime_ms=origin.mtime_ms)
-        return Version(key=key, version_id=str(new_id()), mtime_ms=self._now_ms())
-
-    def _now_ms(self) -> int:
-        return round(self._clock.now().timestamp() * 1000)
 
 
 @dataclass(slots=True)

@@ -5,8 +5,9 @@ against them. Retry, limits and faults are wrappers with the same protocol; a ba
 neither retry nor sleep.
 
 Words: *version* one state of a key, an object or a delete marker; *current* the version that a
-read without a version id sees; *noncurrent* any other. A key is 1 to 1,024 bytes of UTF-8. Keys
-sort by the bytes of their UTF-8 form, as S3 says.
+read without a version id sees; *noncurrent* any other; *locked* a version that cannot be removed,
+since it is *retained* until a time or *held* without one. A key is 1 to 1,024 bytes of UTF-8.
+Keys sort by the bytes of their UTF-8 form, as S3 says.
 
 Errors: ``NotFound``, ``BucketNotFound``, ``AlreadyExists``, ``PreconditionFailed``,
 ``AccessDenied``, ``IntegrityError``, ``Unsupported`` and ``InvalidInput`` are permanent;
@@ -97,6 +98,7 @@ class Capability(StrEnum):
     ORIGIN = "origin"  # keeps a version id and a time chosen by the writer
     TAGS = "tags"
     BATCH = "batch"  # unpacks a tar of objects, each with its origin and attributes
+    LOCK = "lock"  # keeps versions that are retained or held from being removed
 
 
 class Body(Protocol):
@@ -165,8 +167,9 @@ class ObjectStore(Protocol):
         refuse other bytes with ``IntegrityError``. ``if_match`` (an ETag of the current version)
         and ``if_none_match`` (no current version) raise ``PreconditionFailed``; a delete marker
         is no current version for either. Putting an ``origin`` whose version exists already
-        changes nothing. Metadata comes back equal or is refused with ``InvalidInput``; values
-        with control characters or blanks around them always are.
+        changes nothing, or is ``AccessDenied`` where that version is locked. Metadata comes back
+        equal or is refused with ``InvalidInput``; values with control characters or blanks around
+        them always are.
         """
         ...
 
@@ -209,17 +212,33 @@ class ObjectStore(Protocol):
         *,
         version_id: str | None = None,
         origin: Origin | None = None,
+        bypass: bool = False,
     ) -> Version | None:
         """Without ``version_id``: add a delete marker (returned); with it: remove that version.
 
         Deleting what is not there is no error; an endpoint may then add no marker and return
         ``None``, unless ``origin`` is given. In an unversioned bucket the object goes and
-        ``None`` is returned. ``origin`` gives the marker's version id and time.
+        ``None`` is returned. ``origin`` gives the marker's version id and time. A locked version
+        is not removed: ``AccessDenied``. ``bypass`` removes one that is retained in governance
+        mode and not held; give it for buckets with object lock only.
         """
         ...
 
-    async def copy(self, bucket: str, key: str, *, source: tuple[str, str, str | None]) -> Version:
-        """Copy (bucket, key, version id) within the endpoint, attributes included."""
+    async def copy(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        source: tuple[str, str, str | None],
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+    ) -> Version:
+        """Copy (bucket, key, version id) within the endpoint, without its lock.
+
+        ``attributes`` take the place of the source's, tags included. A copy is one part, so the
+        ETag of a multipart object changes. A key is copied onto itself only with a version id or
+        ``attributes``.
+        """
         ...
 
     def list(
@@ -268,14 +287,50 @@ class Part:
 
     number: int
     etag: str
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was started, and neither completed nor dropped.
+
+    ``started`` of one with an origin may be the origin's time.
+    """
+
+    key: str
+    upload_id: str
+    started: datetime
+
+
+class LockMode(StrEnum):
+    """Who may end a retention early: in governance mode who asks to bypass it, else nobody."""
+
+    GOVERNANCE = "governance"
+    COMPLIANCE = "compliance"
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What keeps a version from being removed; ``until`` is UTC and has whole seconds.
+
+    ``mode`` and ``until`` are given together, and stay when their time has passed.
+    """
+
+    mode: LockMode | None = None
+    until: datetime | None = None
+    hold: bool = False
 
 
 @runtime_checkable
 class BucketStore(Protocol):
-    """Buckets, multipart uploads and tags of one endpoint."""
+    """Buckets, multipart uploads, tags and locks of one endpoint."""
 
-    async def create(self, bucket: str, *, versioned: bool = True) -> None:
-        """Make a bucket; ``AlreadyExists`` where there is one."""
+    async def create(self, bucket: str, *, versioned: bool = True, locked: bool = False) -> None:
+        """Make a bucket; ``AlreadyExists`` where there is one.
+
+        ``locked``: with object lock, for ever, and versioned. It needs ``Capability.LOCK`` and
+        locks no version by itself.
+        """
         ...
 
     async def drop(self, bucket: str) -> None:
@@ -338,6 +393,60 @@ class BucketStore(Protocol):
         self, bucket: str, key: str, *, version_id: str | None = None
     ) -> Mapping[str, str]:
         """The tags of a version."""
+        ...
+
+    async def tag(
+        self, bucket: str, key: str, tags: Mapping[str, str], *, version_id: str | None = None
+    ) -> None:
+        """Replace the tags of a version: up to 10; none removes them.
+
+        A name has 1 to 128 characters and a value up to 256. An endpoint keeps ASCII letters,
+        digits, blanks and ``+-=._:/@``; it may refuse other signs with ``InvalidInput``.
+        """
+        ...
+
+    async def parts(self, bucket: str, key: str, upload_id: str) -> tuple[Part, ...]:
+        """The parts stored so far, by number; ``NotFound`` where the upload is gone."""
+        ...
+
+    async def uploads(self, bucket: str, *, prefix: str = "") -> tuple[Upload, ...]:
+        """Uploads whose key starts with ``prefix``, by key and time.
+
+        An endpoint may forget them at a restart, but for those whose whole key is ``prefix``
+        (MinIO does): who must find every upload keeps a list.
+        """
+        ...
+
+    async def lock(self, bucket: str, key: str, *, version_id: str | None = None) -> Lock:
+        """The lock of a version; ``Lock()`` where nothing was ever set.
+
+        Here and in ``retain`` and ``hold``: a delete marker is ``NotFound``, and a bucket without
+        object lock ``Unsupported``.
+        """
+        ...
+
+    async def retain(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        mode: LockMode | None,
+        until: datetime | None,
+        version_id: str | None = None,
+        bypass: bool = False,
+    ) -> None:
+        """Keep a version from being removed until a time to come; both ``None`` ends that.
+
+        A retention that has not passed may only get longer, in its mode, or is ``AccessDenied``;
+        ``bypass`` allows any change to one in governance mode. Setting it again changes nothing.
+        """
+        ...
+
+    async def hold(self, bucket: str, key: str, on: bool, *, version_id: str | None = None) -> None:
+        """Keep a version from being removed until this is called with ``False``.
+
+        No ``bypass`` helps against a hold.
+        """
         ...
 
 

@@ -5,10 +5,11 @@ Words: *extent* a stored piece of a body (a whole object, or one part of a multi
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from entrepot.store.protocol import Attributes, Version
+from entrepot.store.protocol import Attributes, Lock, LockMode, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,12 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A version with its attributes, and the extents that make up its body, in order."""
+    """A version with its attributes and lock, and the extents of its body, in order."""
 
     version: Version
     extents: tuple[Extent, ...] = ()
     arrival: int = 0
+    lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ ANY = Condition()
 
 def stored_row(row: Sequence[Any]) -> Stored:
     """A row of ``versions``, columns as the index names them."""
-    arrival, key, version_id, mtime_ms, size_bytes, etag, current, marker, attributes, extents = row
+    arrival, key, version_id, mtime_ms, size_bytes, etag, current, marker, *texts = row
+    attributes, extents, lock = texts
     version = Version(
         key=key.decode(),
         version_id=version_id,
@@ -62,7 +65,8 @@ def stored_row(row: Sequence[Any]) -> Stored:
         is_delete_marker=bool(marker),
         attributes=load(attributes),
     )
-    return Stored(version, tuple(Extent(*extent) for extent in json.loads(extents)), arrival)
+    pieces = tuple(Extent(*extent) for extent in json.loads(extents))
+    return Stored(version, pieces, arrival, load_lock(lock))
 
 
 def dump(attributes: Attributes) -> str:
@@ -80,3 +84,19 @@ def dump(attributes: Attributes) -> str:
 def load(text: str) -> Attributes:
     """What ``dump`` was given."""
     return Attributes(**json.loads(text))
+
+
+def dump_lock(lock: Lock) -> str:
+    """A lock as JSON: mode, Unix seconds, hold."""
+    return json.dumps((lock.mode, lock.until and round(lock.until.timestamp()), lock.hold))
+
+
+def load_lock(text: str) -> Lock:
+    """What ``dump_lock`` was given."""
+    mode, until_s, hold = json.loads(text)
+    return Lock(mode and LockMode(mode), until_s and moment(until_s * 1000), hold)
+
+
+def moment(time_ms: int) -> datetime:
+    """Unix milliseconds as UTC."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC)

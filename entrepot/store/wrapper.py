@@ -7,6 +7,7 @@ and the three that answer in pieces (``get``, ``list``, ``versions``) where they
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import TypeVar
 
@@ -16,11 +17,14 @@ from entrepot.store.protocol import (
     Body,
     BucketInfo,
     Item,
+    Lock,
+    LockMode,
     Origin,
     Page,
     Part,
     Source,
     Store,
+    Upload,
     Version,
 )
 
@@ -123,16 +127,31 @@ class StoreWrapper:
         *,
         version_id: str | None = None,
         origin: Origin | None = None,
+        bypass: bool = False,
     ) -> Version | None:
         return await self._around(
             "delete",
-            lambda: self._store.delete(bucket, key, version_id=version_id, origin=origin),
+            lambda: self._store.delete(
+                bucket, key, version_id=version_id, origin=origin, bypass=bypass
+            ),
             again=Again.ALWAYS,
         )
 
-    async def copy(self, bucket: str, key: str, *, source: tuple[str, str, str | None]) -> Version:
+    async def copy(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        source: tuple[str, str, str | None],
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+    ) -> Version:
         return await self._around(
-            "copy", lambda: self._store.copy(bucket, key, source=source), again=Again.ALWAYS
+            "copy",
+            lambda: self._store.copy(
+                bucket, key, source=source, attributes=attributes, origin=origin
+            ),
+            again=Again.ALWAYS,
         )
 
     def list(
@@ -156,9 +175,11 @@ class StoreWrapper:
     async def close(self) -> None:
         await self._store.close()
 
-    async def create(self, bucket: str, *, versioned: bool = True) -> None:
+    async def create(self, bucket: str, *, versioned: bool = True, locked: bool = False) -> None:
         await self._around(
-            "create", lambda: self._store.create(bucket, versioned=versioned), again=Again.UNDONE
+            "create",
+            lambda: self._store.create(bucket, versioned=versioned, locked=locked),
+            again=Again.UNDONE,
         )
 
     async def drop(self, bucket: str) -> None:
@@ -229,4 +250,53 @@ class StoreWrapper:
     ) -> Mapping[str, str]:
         return await self._around(
             "tags", lambda: self._store.tags(bucket, key, version_id=version_id), again=Again.ALWAYS
+        )
+
+    async def tag(
+        self, bucket: str, key: str, tags: Mapping[str, str], *, version_id: str | None = None
+    ) -> None:
+        await self._around(
+            "tag",
+            lambda: self._store.tag(bucket, key, tags, version_id=version_id),
+            again=Again.ALWAYS,
+        )
+
+    async def parts(self, bucket: str, key: str, upload_id: str) -> tuple[Part, ...]:
+        return await self._around(
+            "parts", lambda: self._store.parts(bucket, key, upload_id), again=Again.ALWAYS
+        )
+
+    async def uploads(self, bucket: str, *, prefix: str = "") -> tuple[Upload, ...]:
+        return await self._around(
+            "uploads", lambda: self._store.uploads(bucket, prefix=prefix), again=Again.ALWAYS
+        )
+
+    async def lock(self, bucket: str, key: str, *, version_id: str | None = None) -> Lock:
+        return await self._around(
+            "lock", lambda: self._store.lock(bucket, key, version_id=version_id), again=Again.ALWAYS
+        )
+
+    async def retain(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        mode: LockMode | None,
+        until: datetime | None,
+        version_id: str | None = None,
+        bypass: bool = False,
+    ) -> None:
+        await self._around(
+            "retain",
+            lambda: self._store.retain(
+                bucket, key, mode=mode, until=until, version_id=version_id, bypass=bypass
+            ),
+            again=Again.ALWAYS,
+        )
+
+    async def hold(self, bucket: str, key: str, on: bool, *, version_id: str | None = None) -> None:
+        await self._around(
+            "hold",
+            lambda: self._store.hold(bucket, key, on, version_id=version_id),
+            again=Again.ALWAYS,
         )

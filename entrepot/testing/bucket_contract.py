@@ -1,12 +1,32 @@
-"""The contract of buckets and multipart uploads."""
+"""The contract of buckets, multipart uploads, tags and locks."""
 
+import asyncio
 import hashlib
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
-from entrepot.clock import new_id
-from entrepot.errors import AlreadyExists, InvalidInput, NotFound, PreconditionFailed
-from entrepot.store.protocol import Attributes, BucketStore, Part, Store
+from entrepot.clock import SYSTEM_CLOCK, new_id
+from entrepot.errors import (
+    AccessDenied,
+    AlreadyExists,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+    Unsupported,
+)
+from entrepot.store.protocol import (
+    Attributes,
+    BucketStore,
+    Item,
+    Lock,
+    LockMode,
+    Part,
+    Store,
+)
 from entrepot.testing.contract_tools import (
     ContractPart,
     history,
@@ -128,3 +148,315 @@ class BucketContract(ContractPart):
         assert newest.is_current and newest.etag == hashlib.md5(b"now").hexdigest()  # noqa: S324
         assert (oldest.version_id, oldest.mtime_ms) == (chosen.version_id, chosen.mtime_ms)
         assert oldest.etag.endswith("-1")
+
+    async def test_a_copy_of_parts_is_one_part(self, store: Store, bucket: str) -> None:
+        upload_id, parts = await _upload(store, bucket, "k")
+        await store.complete(bucket, "k", upload_id, parts)
+        copied = await store.copy(bucket, "copy", source=(bucket, "k", None))
+        assert copied.etag == hashlib.md5(FIRST + LAST, usedforsecurity=False).hexdigest()
+
+    async def test_parts_are_listed_by_number(self, store: Store, bucket: str) -> None:
+        upload_id = await store.start(bucket, "k")
+        assert await store.parts(bucket, "k", upload_id) == ()
+        sent = {
+            number: await store.part(bucket, "k", upload_id, number, b"x" * number)
+            for number in (10, 2, 1, 9_999, 2)
+        }
+        assert await store.parts(bucket, "k", upload_id) == tuple(
+            Part(number, sent[number].etag, number) for number in sorted(sent)
+        )
+        sent[2] = await store.part(bucket, "k", upload_id, 2, b"other")
+        assert sent[2] in await store.parts(bucket, "k", upload_id)
+        await store.complete(bucket, "k", upload_id, (sent[2],))
+        with pytest.raises(NotFound):
+            await store.parts(bucket, "k", upload_id)
+
+    async def test_parts_of_what_is_no_upload_are_not_found(
+        self, store: Store, bucket: str
+    ) -> None:
+        upload_id, _ = await _upload(store, bucket, "k")
+        for key, wrong in (("other", upload_id), ("k", str(new_id())), ("k", "none")):
+            with pytest.raises(NotFound):
+                await store.parts(bucket, key, wrong)
+        await store.abort(bucket, "k", upload_id)
+        with pytest.raises(NotFound):
+            await store.parts(bucket, "k", upload_id)
+
+    async def test_uploads_are_listed_by_key_and_time(self, store: Store, bucket: str) -> None:
+        assert await store.uploads(bucket) == ()
+        begun = SYSTEM_CLOCK.now()
+        ids: list[tuple[str, str]] = []
+        for key in ("a", "a/b", "a/b", "a/c", "b", "ü &<+%"):
+            ids.append((key, await store.start(bucket, key)))
+            await asyncio.sleep(0.002)  # times have milliseconds
+        found = await store.uploads(bucket)
+        assert [(each.key, each.upload_id) for each in found] == ids
+        assert all(abs(each.started - begun) < timedelta(minutes=1) for each in found)
+        for prefix in ("a", "a/", "a/b", "ü &", "ü &<+%", "none"):
+            wanted = tuple(each for each in found if each.key.startswith(prefix))
+            assert await store.uploads(bucket, prefix=prefix) == wanted
+        part = await store.part(bucket, "a", ids[0][1], 1, b"x")
+        await store.complete(bucket, "a", ids[0][1], (part,))
+        await store.abort(bucket, "a/b", ids[1][1])
+        assert [(each.key, each.upload_id) for each in await store.uploads(bucket)] == ids[2:]
+
+    async def test_an_upload_with_an_origin_is_listed(self, store: Store, bucket: str) -> None:
+        upload_id = await store.start(bucket, "k", origin=origin())
+        for prefix in ("", "k"):
+            (found,) = await store.uploads(bucket, prefix=prefix)
+            assert (found.key, found.upload_id) == ("k", upload_id)
+            assert abs(found.started - SYSTEM_CLOCK.now()) < timedelta(minutes=1)
+
+    async def test_tags_are_replaced(self, store: Store, bucket: str) -> None:
+        first = await store.put(bucket, "k", b"one", attributes=ATTRIBUTES)
+        await store.put(bucket, "k", b"two", attributes=ATTRIBUTES)
+        before = await history(store, bucket)
+        new = {"a b": "1+2=3", "c": ""}
+        await store.tag(bucket, "k", new)
+        assert dict(await store.tags(bucket, "k")) == new
+        old = await store.tags(bucket, "k", version_id=first.version_id)
+        assert dict(old) == ATTRIBUTES.tags
+        for _ in range(2):
+            await store.tag(bucket, "k", {}, version_id=first.version_id)
+            assert await store.tags(bucket, "k", version_id=first.version_id) == {}
+        head = await store.head(bucket, "k")
+        assert head.attributes is not None and head.attributes.tag_count == len(new)
+        assert dict(head.attributes.metadata) == ATTRIBUTES.metadata
+        assert await history(store, bucket) == before
+
+    @pytest.mark.parametrize(
+        "tags",
+        [{str(n): "" for n in range(11)}, {"": "x"}, {"x" * 129: ""}, {"x": "x" * 257}],
+        ids=["many", "empty", "long name", "long value"],
+    )
+    async def test_tags_out_of_bounds_are_refused(
+        self, store: Store, bucket: str, tags: dict[str, str]
+    ) -> None:
+        await store.put(bucket, "k", b"x", attributes=ATTRIBUTES)
+        with pytest.raises(InvalidInput):
+            await store.tag(bucket, "k", tags)
+        assert dict(await store.tags(bucket, "k")) == ATTRIBUTES.tags
+
+    async def test_tags_of_odd_signs_are_kept_or_refused(self, store: Store, bucket: str) -> None:
+        await store.put(bucket, "k", b"x", attributes=ATTRIBUTES)
+        wanted = {"ü<&>": "\"'"}
+        try:
+            await store.tag(bucket, "k", wanted)
+        except InvalidInput:
+            wanted = dict(ATTRIBUTES.tags)
+        assert dict(await store.tags(bucket, "k")) == wanted
+
+    async def test_a_delete_marker_has_no_tags(self, store: Store, bucket: str) -> None:
+        await store.put(bucket, "k", b"x")
+        marker = await store.delete(bucket, "k")
+        assert marker is not None
+        for version_id in (None, marker.version_id):
+            for tags in ({"a": "b"}, {}):
+                with pytest.raises(NotFound):
+                    await store.tag(bucket, "k", tags, version_id=version_id)
+
+    async def test_no_key_is_refused(self, store: Store, bucket: str) -> None:
+        calls: tuple[Any, ...] = (
+            lambda: store.tag(bucket, "", {}),
+            lambda: store.tags(bucket, ""),
+            lambda: store.start(bucket, ""),
+            lambda: store.lock(bucket, ""),
+            lambda: store.hold(bucket, "", True),
+            lambda: store.retain(bucket, "", mode=None, until=None),
+        )
+        for call in calls:
+            with pytest.raises(InvalidInput):
+                await call()
+
+
+GOVERNANCE, COMPLIANCE = LockMode.GOVERNANCE, LockMode.COMPLIANCE
+
+
+def _soon(seconds: int = 3600) -> datetime:
+    return (SYSTEM_CLOCK.now() + timedelta(seconds=seconds)).replace(microsecond=0)
+
+
+class LockContract(ContractPart):
+    """What keeps versions from being removed."""
+
+    @pytest.fixture
+    async def locked(self, store: Store) -> str:
+        """A new bucket with object lock."""
+        return await new_bucket(store, versioned=False, locked=True)
+
+    async def test_object_lock_alone_locks_nothing(self, store: Store, locked: str) -> None:
+        assert await store.versioned(locked)
+        put = await store.put(locked, "k", b"x")
+        assert await store.lock(locked, "k") == Lock()
+        await store.delete(locked, "k", version_id=put.version_id)
+        await store.drop(locked)
+
+    async def test_a_lock_comes_back(self, store: Store, locked: str) -> None:
+        put = await store.put(locked, "k", b"x", attributes=ATTRIBUTES)
+        before = await history(store, locked)
+        until = _soon()
+        await store.hold(locked, "k", True)
+        assert await store.lock(locked, "k") == Lock(hold=True)
+        for _ in range(2):  # again changes nothing
+            here = until.astimezone(timezone(timedelta(hours=5)))
+            await store.retain(locked, "k", mode=GOVERNANCE, until=here)
+        lock = await store.lock(locked, "k", version_id=put.version_id)
+        assert lock == Lock(GOVERNANCE, until, hold=True)
+        assert lock.until is not None and lock.until.tzinfo is UTC
+        for _ in range(2):
+            await store.hold(locked, "k", False)
+        assert await store.lock(locked, "k") == Lock(GOVERNANCE, until)
+        await store.put(locked, "k", b"y")
+        assert await store.lock(locked, "k") == Lock()
+        await store.retain(locked, "k", mode=COMPLIANCE, until=until)
+        lock = await store.lock(locked, "k", version_id=put.version_id)
+        assert lock == Lock(GOVERNANCE, until)
+        (first,) = (await history(store, locked))[1:]
+        assert [replace(first, is_current=True)] == before
+        head = await store.head(locked, "k", version_id=put.version_id)
+        assert head.attributes is not None
+        assert dict(head.attributes.metadata) == ATTRIBUTES.metadata
+
+    async def test_compliance_holds_against_everybody(self, store: Store, locked: str) -> None:
+        put = await store.put(locked, "k", b"x")
+        until = _soon()
+        await store.retain(locked, "k", mode=COMPLIANCE, until=until)
+        for bypass in (False, True):
+            with pytest.raises(AccessDenied):
+                await store.delete(locked, "k", version_id=put.version_id, bypass=bypass)
+            for mode, less in (
+                (COMPLIANCE, until - timedelta(seconds=1)),
+                (GOVERNANCE, until + timedelta(days=1)),
+                (None, None),
+            ):
+                with pytest.raises(AccessDenied):
+                    await store.retain(locked, "k", mode=mode, until=less, bypass=bypass)
+        later = until + timedelta(seconds=1)
+        await store.retain(locked, "k", mode=COMPLIANCE, until=later)
+        assert await store.lock(locked, "k") == Lock(COMPLIANCE, later)
+        assert await read(store, locked, "k") == b"x"
+
+    async def test_governance_gives_way_to_a_bypass(self, store: Store, locked: str) -> None:
+        put = await store.put(locked, "k", b"x")
+        until = _soon()
+        changes: tuple[tuple[LockMode | None, datetime | None], ...] = (
+            (GOVERNANCE, until - timedelta(seconds=1)),
+            (None, None),
+            (COMPLIANCE, until),
+        )
+        for mode, other in changes:
+            await store.retain(locked, "k", mode=GOVERNANCE, until=until)
+            with pytest.raises(AccessDenied):
+                await store.delete(locked, "k", version_id=put.version_id)
+            with pytest.raises(AccessDenied):
+                await store.retain(locked, "k", mode=mode, until=other)
+            await store.retain(locked, "k", mode=mode, until=other, bypass=True)
+            assert await store.lock(locked, "k") == Lock(mode, other)
+        gone = await store.put(locked, "gone", b"x")
+        await store.retain(locked, "gone", mode=GOVERNANCE, until=until)
+        await store.delete(locked, "gone", version_id=gone.version_id, bypass=True)
+        assert await history(store, locked, prefix="gone") == []
+
+    async def test_a_hold_beats_a_bypass(self, store: Store, locked: str) -> None:
+        put = await store.put(locked, "k", b"x")
+        await store.retain(locked, "k", mode=GOVERNANCE, until=_soon())
+        await store.hold(locked, "k", True)
+        with pytest.raises(AccessDenied):
+            await store.delete(locked, "k", version_id=put.version_id, bypass=True)
+        await store.hold(locked, "k", False)
+        await store.delete(locked, "k", version_id=put.version_id, bypass=True)
+        assert await history(store, locked) == []
+
+    async def test_a_retention_ends_with_its_time(self, store: Store, locked: str) -> None:
+        put = await store.put(locked, "k", b"x")
+        until = _soon(2)
+        await store.retain(locked, "k", mode=COMPLIANCE, until=until)
+        with pytest.raises(AccessDenied):
+            await store.delete(locked, "k", version_id=put.version_id)
+        await asyncio.sleep((until - SYSTEM_CLOCK.now()).total_seconds() + 0.05)
+        assert await store.lock(locked, "k") == Lock(COMPLIANCE, until)
+        await store.retain(locked, "k", mode=GOVERNANCE, until=_soon())  # free to change
+        await store.delete(locked, "k", version_id=put.version_id, bypass=True)
+
+    async def test_a_locked_version_survives_a_delete(self, store: Store, locked: str) -> None:
+        put = await store.put(locked, "k", b"x")
+        await store.retain(locked, "k", mode=COMPLIANCE, until=_soon())
+        marker = await store.delete(locked, "k")
+        assert marker is not None and marker.is_delete_marker
+        await store.delete(locked, "k", origin=origin())
+        assert await read(store, locked, "k", version_id=put.version_id) == b"x"
+        assert len(await history(store, locked)) == 3
+        with pytest.raises(PreconditionFailed):
+            await store.drop(locked)
+        await store.delete(locked, "k", version_id=marker.version_id)  # a marker has no lock
+        assert await read(store, locked, "k") == b"x"
+
+    async def test_a_locked_version_is_not_written_again(self, store: Store, locked: str) -> None:
+        chosen = origin()
+        await store.put(locked, "k", b"x", origin=chosen)
+        await store.hold(locked, "k", True)
+        with suppress(AccessDenied):
+            await store.put(locked, "k", b"y", origin=chosen)
+        assert await read(store, locked, "k") == b"x"
+        await store.batch(locked, [Item("k", b"z", Attributes(), chosen)])
+        assert await read(store, locked, "k") == b"x"
+        assert await store.lock(locked, "k") == Lock(hold=True)
+
+    async def test_a_copy_has_no_lock(self, store: Store, locked: str) -> None:
+        await store.put(locked, "k", b"x")
+        await store.hold(locked, "k", True)
+        await store.copy(locked, "copy", source=(locked, "k", None))
+        assert await store.lock(locked, "copy") == Lock()
+
+    async def test_what_is_not_there_has_no_lock(self, store: Store, locked: str) -> None:
+        await store.put(locked, "k", b"x")
+        marker = await store.delete(locked, "k")
+        assert marker is not None
+        for key, version_id in (
+            ("none", None),
+            ("k", None),
+            ("k", marker.version_id),
+            ("k", str(new_id())),
+        ):
+            which: Any = {"version_id": version_id}
+            calls: tuple[Any, ...] = (
+                lambda key=key, which=which: store.lock(locked, key, **which),
+                lambda key=key, which=which: store.hold(locked, key, True, **which),
+                lambda key=key, which=which: store.retain(
+                    locked, key, mode=GOVERNANCE, until=_soon(), **which
+                ),
+            )
+            for call in calls:
+                with pytest.raises(NotFound):
+                    await call()
+
+    async def test_a_bucket_without_object_lock_has_no_locks(
+        self, store: Store, bucket: str
+    ) -> None:
+        put = await store.put(bucket, "k", b"x")
+        calls: tuple[Any, ...] = (
+            lambda: store.lock(bucket, "k"),
+            lambda: store.hold(bucket, "k", True),
+            lambda: store.hold(bucket, "k", False, version_id=put.version_id),
+            lambda: store.retain(bucket, "k", mode=COMPLIANCE, until=_soon()),
+        )
+        for call in calls:
+            with pytest.raises(Unsupported) as raised:
+                await call()
+            assert "locked=True" in raised.value.hint
+
+    async def test_a_retention_without_meaning_is_refused(self, store: Store, locked: str) -> None:
+        await store.put(locked, "k", b"x")
+        soon = _soon()
+        wrong: tuple[tuple[LockMode | None, datetime | None], ...] = (
+            (GOVERNANCE, None),
+            (None, soon),
+            (GOVERNANCE, _soon(-60)),
+            (COMPLIANCE, _soon(-60)),
+            (GOVERNANCE, soon.replace(tzinfo=None)),
+            (GOVERNANCE, soon.replace(microsecond=1)),
+        )
+        for mode, until in wrong:
+            with pytest.raises(InvalidInput):
+                await store.retain(locked, "k", mode=mode, until=until)
+        assert await store.lock(locked, "k") == Lock()

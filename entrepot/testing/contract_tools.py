@@ -22,10 +22,10 @@ class ContractPart:
         return await new_bucket(store)
 
 
-async def new_bucket(store: Store, *, versioned: bool = True) -> str:
+async def new_bucket(store: Store, *, versioned: bool = True, locked: bool = False) -> str:
     """Make a bucket that nobody else uses."""
     name = f"contract-{new_id().hex}"
-    await store.create(name, versioned=versioned)
+    await store.create(name, versioned=versioned, locked=locked)
     return name
 
 

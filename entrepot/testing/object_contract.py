@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ from entrepot.errors import (
 )
 from entrepot.store.protocol import KEY_MAX_BYTES, Attributes, Store
 from entrepot.testing.contract_tools import (
+    THEN_MS,
     ContractPart,
     current,
     history,
     is_visible,
+    origin,
     pieces,
     read,
 )
@@ -284,6 +287,52 @@ class ObjectContract(ContractPart):
         assert dict(head.attributes.headers) == ATTRIBUTES.headers
         assert dict(await store.tags(bucket, "old")) == ATTRIBUTES.tags
 
+    async def test_a_copy_can_have_other_attributes(self, store: Store, bucket: str) -> None:
+        await store.put(bucket, "k", BODY, attributes=ATTRIBUTES)
+        other = Attributes(content_type="text/x", metadata={"m": "1"}, tags={"t": "2"})
+        for key, tags in (("other", other), ("none", Attributes())):
+            await store.copy(bucket, key, source=(bucket, "k", None), attributes=tags)
+            head = await store.head(bucket, key)
+            assert head.attributes == replace(tags, tags={}, tag_count=len(tags.tags))
+            assert dict(await store.tags(bucket, key)) == tags.tags
+            assert await read(store, bucket, key) == BODY
+
+    async def test_a_copy_can_have_an_origin(self, store: Store, bucket: str) -> None:
+        await store.put(bucket, "k", BODY, attributes=ATTRIBUTES)
+        newer, older = origin(mtime_ms=THEN_MS + 1), origin()
+        for chosen in (newer, older, newer):  # again changes nothing
+            copied = await store.copy(bucket, "to", source=(bucket, "k", None), origin=chosen)
+            assert (copied.version_id, copied.mtime_ms) == (chosen.version_id, chosen.mtime_ms)
+        found = await history(store, bucket, prefix="to")
+        assert [(entry.version_id, entry.mtime_ms, entry.is_current) for entry in found] == [
+            (newer.version_id, newer.mtime_ms, True),
+            (older.version_id, older.mtime_ms, False),
+        ]
+        head = await store.head(bucket, "to", version_id=older.version_id)
+        assert head.attributes is not None
+        assert dict(head.attributes.metadata) == ATTRIBUTES.metadata
+        tags = await store.tags(bucket, "to", version_id=older.version_id)
+        assert dict(tags) == ATTRIBUTES.tags
+        both = origin(mtime_ms=THEN_MS + 2)
+        plain = Attributes(metadata={"m": "1"})
+        source = (bucket, "to", older.version_id)
+        await store.copy(bucket, "to", source=source, attributes=plain, origin=both)
+        head = await store.head(bucket, "to")
+        assert head.version_id == both.version_id
+        assert head.attributes == plain
+
+    async def test_a_copy_onto_itself_is_a_new_version(self, store: Store, bucket: str) -> None:
+        first = await store.put(bucket, "k", BODY, attributes=ATTRIBUTES)
+        with pytest.raises(InvalidInput):
+            await store.copy(bucket, "k", source=(bucket, "k", None))
+        plain = Attributes(metadata={"m": "1"})
+        await store.copy(bucket, "k", source=(bucket, "k", None), attributes=plain)
+        assert (await store.head(bucket, "k")).attributes == plain
+        await store.copy(bucket, "k", source=(bucket, "k", first.version_id))
+        assert dict(await store.tags(bucket, "k")) == ATTRIBUTES.tags
+        assert len(await history(store, bucket)) == 3
+        assert await read(store, bucket, "k") == BODY
+
     async def test_what_is_not_there_is_not_found(self, store: Store, bucket: str) -> None:
         await store.put(bucket, "there", BODY)
         absent_id = str(new_id())
@@ -291,6 +340,9 @@ class ObjectContract(ContractPart):
             lambda: store.head(bucket, "k"),
             lambda: read(store, bucket, "k"),
             lambda: store.tags(bucket, "k"),
+            lambda: store.tag(bucket, "k", {"a": "b"}),
+            lambda: store.tag(bucket, "k", {}),
+            lambda: store.tag(bucket, "there", {"a": "b"}, version_id=absent_id),
             lambda: store.copy(bucket, "to", source=(bucket, "k", None)),
             lambda: store.head(bucket, "there", version_id=absent_id),
             lambda: read(store, bucket, "there", version_id=absent_id),
@@ -310,6 +362,14 @@ class ObjectContract(ContractPart):
             lambda: current(store, absent),
             lambda: history(store, absent),
             lambda: store.versioned(absent),
+            lambda: store.tags(absent, "k"),
+            lambda: store.tag(absent, "k", {"a": "b"}),
+            lambda: store.tag(absent, "k", {}),
+            lambda: store.lock(absent, "k"),
+            lambda: store.retain(absent, "k", mode=None, until=None),
+            lambda: store.hold(absent, "k", True),
+            lambda: store.uploads(absent),
+            lambda: store.uploads(absent, prefix="k"),
             lambda: store.drop(absent),
             lambda: store.start(absent, "k"),
         )

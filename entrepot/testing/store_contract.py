@@ -6,10 +6,10 @@ protocol leaves to an endpoint, such as which odd keys it refuses, is accepted h
 forms: done right, or ``InvalidInput`` with nothing visible.
 """
 
-from entrepot.testing.bucket_contract import BucketContract
+from entrepot.testing.bucket_contract import BucketContract, LockContract
 from entrepot.testing.history_contract import HistoryContract
 from entrepot.testing.object_contract import ObjectContract
 
 
-class StoreContract(ObjectContract, HistoryContract, BucketContract):
+class StoreContract(ObjectContract, HistoryContract, BucketContract, LockContract):
     """All of it."""

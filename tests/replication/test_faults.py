@@ -19,7 +19,8 @@ from entrepot.errors import (
 )
 from entrepot.replication.run import Address, open_sites
 from entrepot.replication.sites import Site, check_bucket, probe
-from entrepot.store.protocol import Item, Page, Version
+from entrepot.store.memory import MemoryStore
+from entrepot.store.protocol import Capability, Item, Page, Version
 from entrepot.store.retry import RetryPolicy, RetryStore
 from entrepot.store.wrapper import StoreWrapper
 from entrepot.testing.faulty import (
@@ -353,6 +354,24 @@ async def test_a_probe_finds_what_minio_can(worlds: MakeWorld) -> None:
     before = {bucket["Name"] for bucket in world.s3[0].list_buckets()["Buckets"]}
     assert await probe(world.stores[0]) == ALL
     assert {bucket["Name"] for bucket in world.s3[0].list_buckets()["Buckets"]} == before
+
+
+class Forgetful(StoreWrapper):
+    """An endpoint that accepts a hold and forgets it."""
+
+    async def hold(self, bucket: str, key: str, on: bool, *, version_id: str | None = None) -> None:
+        del bucket, key, on, version_id
+
+
+@pytest.mark.parametrize("refused", [{"create": [OK, DENIED]}, {"hold": [DENIED]}, None])
+async def test_a_probe_believes_only_a_lock_that_holds(
+    refused: dict[str, list[Fault]] | None,
+) -> None:
+    memory = MemoryStore()
+    store = Forgetful(memory) if refused is None else FaultyStore(memory, refused)
+    assert await probe(store) == ALL - {Capability.LOCK}
+    assert await memory.buckets() == ()
+    await store.close()
 
 
 async def test_a_probe_does_not_take_a_busy_endpoint_for_a_refusal(worlds: MakeWorld) -> None:

@@ -9,12 +9,15 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from entrepot.errors import ConfigError, IntegrityError, NotFound, Unavailable
+from entrepot.errors import ConfigError, IntegrityError, NotFound, Unavailable, Unsupported
+from entrepot.store.database import FORMATS
 from entrepot.store.local import LocalStore
+from entrepot.store.protocol import Lock, Upload
 from entrepot.testing.contract_tools import current, history, read
 from entrepot.testing.object_contract import SEGMENT_KEYS
 from entrepot.testing.store_contract import StoreContract
@@ -195,6 +198,50 @@ async def test_memory_does_not_grow_with_the_body(store: LocalStore) -> None:
         tracemalloc.stop()
     assert size_bytes == 64 * MIB
     assert peak_bytes < 8 * MIB
+
+
+async def test_the_first_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "extents" / "00").mkdir(parents=True)
+    (root / "extents" / "00" / "00ff").write_bytes(b"old")
+    database = sqlite3.connect(root / "index.sqlite3")
+    database.executescript(FORMATS[0])
+    database.executescript(
+        """
+        INSERT INTO buckets VALUES ('bucket', 1, 1000);
+        INSERT INTO versions VALUES (1, 'bucket', CAST('k' AS BLOB), 'v1', 5, 3, 'e', 1, 0,
+          '{"tags": {"a": "b"}}', '[["00ff", 3, "149603e6c03516362a8da23f624db945"]]');
+        INSERT INTO uploads VALUES ('u1', 'bucket', CAST('up' AS BLOB), '', '{}');
+        PRAGMA user_version = 1;
+        """
+    )
+    database.close()
+    for _ in range(2):  # brought up to date once, then opened as it is
+        store = LocalStore(root)
+        assert await read(store, "bucket", "k", version_id="v1") == b"old"
+        assert await store.tags("bucket", "k") == {"a": "b"}
+        assert await store.uploads("bucket") == (
+            Upload("up", "u1", datetime.fromtimestamp(0, UTC)),
+        )
+        with pytest.raises(Unsupported):
+            await store.hold("bucket", "k", True)
+        await store.put("bucket", "new", b"new")
+        await store.close()
+
+
+async def test_locks_and_uploads_survive_a_restart(store: LocalStore, tmp_path: Path) -> None:
+    await store.create("locked", locked=True)
+    await store.put("locked", "k", b"x")
+    await store.hold("locked", "k", True)
+    upload_id = await store.start("locked", "up")
+    part = await store.part("locked", "up", upload_id, 1, b"x")
+    before = await store.uploads("locked")
+    await store.close()
+    again = LocalStore(tmp_path / "root")
+    assert await again.lock("locked", "k") == Lock(hold=True)
+    assert await again.uploads("locked") == before
+    assert await again.parts("locked", "up", upload_id) == (part,)
+    await again.close()
 
 
 async def test_a_newer_format_is_left_alone(store: LocalStore, tmp_path: Path) -> None:

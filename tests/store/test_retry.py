@@ -1,10 +1,12 @@
 """What is tried again, what is not, and what a second try may not do."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from entrepot.clock import SYSTEM_CLOCK
 from entrepot.errors import (
     AccessDenied,
     EntrepotError,
@@ -16,7 +18,7 @@ from entrepot.errors import (
     Unavailable,
 )
 from entrepot.store.memory import MemoryStore
-from entrepot.store.protocol import Part
+from entrepot.store.protocol import Attributes, Lock, LockMode, Part
 from entrepot.store.retry import RetryPolicy, RetryStore
 from entrepot.store.wrapper import Replay
 from entrepot.testing.contract_tools import current, history, origin, pieces, read
@@ -171,6 +173,42 @@ async def test_what_changes_its_own_condition_is_retried_only_if_nothing_was_don
     assert len(one.waits) == (4 if is_retried else 0)
     assert one.faulty.left == {}
     assert {entry.key for entry in await current(one.memory, "bucket")} == {"k", "big"}
+
+
+async def test_what_ends_as_once_is_tried_again(bench: Make) -> None:
+    faults = [Refuse(), LoseAnswer()]
+    verbs = ("tag", "tags", "retain", "hold", "lock", "parts", "uploads", "copy", "delete")
+    one = await bench(dict.fromkeys(verbs, faults))
+    await one.memory.create("locked", locked=True)
+    put = await one.memory.put("locked", "k", b"x")
+    upload_id = await one.memory.start("locked", "k")
+    until = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(hours=1)
+    await one.store.tag("locked", "k", {"a": "b"})
+    assert await one.store.tags("locked", "k") == {"a": "b"}
+    await one.store.retain("locked", "k", mode=LockMode.GOVERNANCE, until=until)
+    await one.store.hold("locked", "k", True)
+    assert await one.store.lock("locked", "k") == Lock(LockMode.GOVERNANCE, until, hold=True)
+    assert await one.store.parts("locked", "k", upload_id) == ()
+    assert [each.upload_id for each in await one.store.uploads("locked")] == [upload_id]
+    await one.store.copy(
+        "bucket", "to", source=("locked", "k", None), attributes=Attributes(), origin=origin()
+    )
+    assert len(await history(one.memory, "bucket")) == 1
+    await one.memory.hold("locked", "k", False)
+    await one.store.delete("locked", "k", version_id=put.version_id, bypass=True)
+    assert await history(one.memory, "locked") == []
+    assert one.faulty.left == {}
+    assert len(one.waits) == 2 * len(verbs)
+
+
+async def test_a_refusal_by_a_lock_is_not_tried_again(bench: Make) -> None:
+    one = await bench({})
+    await one.memory.create("locked", locked=True)
+    put = await one.memory.put("locked", "k", b"x")
+    await one.store.hold("locked", "k", True)
+    with pytest.raises(AccessDenied):
+        await one.store.delete("locked", "k", version_id=put.version_id, bypass=True)
+    assert one.faulty.calls == ["hold", "delete"]
 
 
 async def test_a_listing_goes_on_where_it_broke(bench: Make) -> None:

@@ -5,12 +5,24 @@ that is embedded). If one of them fails after an upgrade, MinIO came closer to S
 """
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from entrepot.embedded.minio import MinioServer
-from entrepot.store.protocol import NULL_VERSION, Store
-from entrepot.store.s3 import S3Store
+from entrepot.clock import SYSTEM_CLOCK, new_token
+from entrepot.embedded.minio import MinioCredentials, MinioServer
+from entrepot.store.protocol import (
+    NULL_VERSION,
+    Attributes,
+    Item,
+    Lock,
+    LockMode,
+    Part,
+    Store,
+)
+from entrepot.store.s3 import S3Store, uploads
 from entrepot.testing.contract_tools import THEN_MS, current, history, new_bucket, origin, read
 from entrepot.testing.store_contract import StoreContract
 
@@ -48,6 +60,69 @@ class TestS3Store(StoreContract):
         assert (found.key, found.version_id) == ("trailing/", NULL_VERSION)
         assert await store.delete(bucket, "trailing/") is None
         assert await history(store, bucket) == []
+
+    async def test_pages_of_parts_and_uploads_follow_each_other(
+        self, store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = [await store.start(bucket, "k") for _ in range(5)]
+        for number in (1, 3, 4, 7, 10_000):
+            await store.part(bucket, "k", ids[0], number, b"x")
+        for size in (1, 2, 5):
+            monkeypatch.setattr(uploads, "PAGE_SIZE", size)
+            found = await store.uploads(bucket, prefix="k")
+            assert sorted(each.upload_id for each in found) == sorted(ids)
+            numbers = [part.number for part in await store.parts(bucket, "k", ids[0])]
+            assert numbers == [1, 3, 4, 7, 10_000]
+
+    async def test_a_bucket_with_object_lock_takes_no_batch(self, store: Store) -> None:
+        """MinIO would unpack over a locked version, and drop its lock."""
+        bucket = await new_bucket(store, locked=True)
+        items = [Item("k", b"x", Attributes(), origin())]
+        assert await store.batch(bucket, items) == items
+        assert await history(store, bucket) == []
+
+    async def test_a_version_in_governance_can_be_written_again(self, store: Store) -> None:
+        """MinIO refuses that for a held version, or one in compliance mode, only."""
+        bucket, chosen = await new_bucket(store, locked=True), origin()
+        await store.put(bucket, "k", b"one", origin=chosen)
+        until = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(hours=1)
+        await store.retain(bucket, "k", mode=LockMode.GOVERNANCE, until=until)
+        await store.put(bucket, "k", b"two", origin=chosen)
+        assert await read(store, bucket, "k") == b"two"
+        assert await store.lock(bucket, "k") == Lock(LockMode.GOVERNANCE, until)
+
+    async def test_a_copy_loses_its_time_of_expiry(self, store: Store, bucket: str) -> None:
+        """MinIO forgets ``expires`` in a copy; given as an attribute, it stays."""
+        attributes = Attributes(headers={"expires": "Thu, 01 Dec 2033 16:00:00 GMT"})
+        await store.put(bucket, "k", b"x", attributes=attributes)
+        copied = await store.copy(bucket, "plain", source=(bucket, "k", None))
+        assert copied.attributes == Attributes()
+        copied = await store.copy(
+            bucket, "given", source=(bucket, "k", None), attributes=attributes
+        )
+        assert copied.attributes == attributes
+
+
+async def test_uploads_are_forgotten_in_a_restart_but_by_their_key(tmp_path: Path) -> None:
+    """MinIO lists them from memory, and looks on its disks only for a whole key."""
+    server = MinioServer(tmp_path, MinioCredentials(new_token(8), SecretStr(new_token(24))))
+    store = _store(server.start())
+    try:
+        bucket = await new_bucket(store)
+        upload_id = await store.start(bucket, "a/b")
+        part = await store.part(bucket, "a/b", upload_id, 1, b"x")
+        await store.close()
+        server.stop()
+        server.start()
+        assert await store.uploads(bucket) == await store.uploads(bucket, prefix="a/") == ()
+        (found,) = await store.uploads(bucket, prefix="a/b")
+        assert (found.key, found.upload_id) == ("a/b", upload_id)
+        assert await store.parts(bucket, "a/b", upload_id) == (Part(1, part.etag, 1),)
+        await store.complete(bucket, "a/b", upload_id, (part,))
+        assert await read(store, bucket, "a/b") == b"x"
+    finally:
+        await store.close()
+        server.stop()
 
 
 async def test_two_sites_in_step_have_equal_tokens(

@@ -18,18 +18,17 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from entrepot import errors
-from entrepot.errors import EntrepotError, IntegrityError, InvalidInput, is_retryable
+from entrepot.errors import IntegrityError, InvalidInput
 from entrepot.store.protocol import Attributes, Origin, Version
-from entrepot.store.s3 import http, listing
+from entrepot.store.s3 import listing
 from entrepot.store.s3.headers import (
     attributes_from_headers,
     attributes_to_headers,
+    copy_origin_to_headers,
     origin_to_headers,
     rfc3339,
     version_from_headers,
 )
-from entrepot.store.s3.http import error_for
 from entrepot.store.s3.sign import Credentials, encode_path, encode_query, sign
 
 # --- Signatures -------------------------------------------------------------------------------
@@ -367,59 +366,6 @@ def test_more_pages_without_saying_where_is_an_error() -> None:
             following(body, listing.versions_page(body))
 
 
-# --- Errors -----------------------------------------------------------------------------------
-
-WHERE = {"endpoint": "http://h", "bucket": "b", "key": "k"}
-STATUSES = st.integers(300, 599)
-
-
-@pytest.mark.parametrize("code", sorted(http._BY_CODE))
-def test_every_code_has_its_error(code: str) -> None:
-    for status in (400, 404, 503):
-        found = error_for(status, code, "It is so.", WHERE)
-        assert type(found) is http._BY_CODE[code]
-        assert found.fields["status"] == status
-        assert found.message == f"{code}: It is so"
-
-
-@given(STATUSES)
-def test_an_unknown_code_goes_by_its_status(status: int) -> None:
-    found = error_for(status, "NeverHeardOf", "", WHERE)
-    by_status = http._BY_STATUS.get(status)
-    if by_status:
-        assert type(found) is by_status
-    else:
-        assert is_retryable(found) == (status >= 500)
-
-
-@given(STATUSES, st.text(max_size=20), st.text(max_size=40))
-def test_any_answer_is_one_of_our_errors(status: int, code: str, message: str) -> None:
-    assert isinstance(error_for(status, code, message, WHERE), EntrepotError)
-
-
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [
-        (400, "RequestTimeout"),  # AWS: the socket was idle; says 400 and means "again"
-        (408, ""),
-        (429, ""),
-        (500, "InternalError"),
-        (502, ""),
-        (503, "SlowDown"),
-        (503, "XMinioServerNotInitialized"),
-    ],
-)
-def test_what_passes_is_worth_another_try(status: int, code: str) -> None:
-    assert is_retryable(error_for(status, code, "", WHERE))
-
-
-def test_a_missing_bucket_is_told_from_a_missing_key() -> None:
-    bucket = {"endpoint": "http://h", "bucket": "b", "key": ""}
-    assert type(error_for(404, "", "", bucket)) is errors.BucketNotFound
-    assert type(error_for(404, "NoSuchBucket", "", WHERE)) is errors.BucketNotFound
-    assert type(error_for(404, "NoSuchKey", "", WHERE)) is errors.NotFound
-
-
 # --- Headers ----------------------------------------------------------------------------------
 
 
@@ -493,6 +439,13 @@ def test_an_origin_names_its_time_and_says_that_it_is_a_replica() -> None:
     found = origin_to_headers(Origin(version_id=quote("x"), mtime_ms=1_700_000_000_007))
     assert found["x-minio-source-mtime"] == "2023-11-14T22:13:20.007Z"
     assert found["x-minio-source-replication-request"] == "true"
+
+
+def test_a_copy_with_an_origin_is_no_replica() -> None:
+    """Else its tags would stay behind."""
+    assert copy_origin_to_headers(None) == {}
+    found = copy_origin_to_headers(Origin(version_id="x", mtime_ms=1_700_000_000_007))
+    assert found == {"x-minio-source-mtime": "2023-11-14T22:13:20.007Z"}
 
 
 def test_a_reply_without_version_is_the_null_one() -> None:

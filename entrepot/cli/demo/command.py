@@ -25,6 +25,7 @@ def demo_command(*, data_from: Path | None, as_json: bool, keep: bool) -> None:
     Everything runs on this machine and is removed at the end, unless it is kept. On a terminal
     the servers stay until you press Enter, so that you can look around in Prefect's UI.
     """
+    from entrepot.cli.demo.managed import is_whole
     from entrepot.cli.demo.story import tell
     from entrepot.cli.demo.telling import Teller
     from entrepot.embedded import stack
@@ -48,7 +49,8 @@ def demo_command(*, data_from: Path | None, as_json: bool, keep: bool) -> None:
             teller.line("stopping the servers")
             stack.down(data_dir)
             shutil.rmtree(root, ignore_errors=True)
-    if not report["replicate"]["identical"] or not report["usage"]["recount_equal"]:
+    whole = report["replicate"]["identical"] and report["usage"]["recount_equal"]
+    if not whole or not is_whole(report["managed"]):
         raise SystemExit(1)
 
 

@@ -15,6 +15,7 @@ from entrepot.errors import InvalidInput
 from entrepot.store.check import check_attributes
 from entrepot.store.protocol import Attributes, Origin, Version
 
+BYPASS = {"x-amz-bypass-governance-retention": "true"}
 _META = "x-amz-meta-"
 _STORED = (
     "cache-control",
@@ -97,6 +98,19 @@ def origin_to_headers(origin: Origin | None) -> dict[str, str]:
     if origin.etag:
         headers["x-minio-source-etag"] = origin.etag
     return headers
+
+
+def copy_origin_to_headers(origin: Origin | None) -> dict[str, str]:
+    """The same for a copy within the endpoint.
+
+    With the rest of the headers MinIO takes it for a replica and leaves the tags behind (tried).
+    """
+    return {"x-minio-source-mtime": rfc3339(origin.mtime_ms)} if origin else {}
+
+
+def version_query(version_id: str | None) -> dict[str, str]:
+    """What names a version in a request."""
+    return {"versionId": version_id} if version_id else {}
 
 
 def rfc3339(time_ms: int) -> str:

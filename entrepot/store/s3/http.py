@@ -32,7 +32,9 @@ from entrepot.errors import (
     Unavailable,
     Unsupported,
 )
+from entrepot.store import check
 from entrepot.store.check import measured
+from entrepot.store.locks import LOCKED, UNLOCKED
 from entrepot.store.protocol import Source
 from entrepot.store.s3.sign import Credentials, encode_path, encode_query, sign
 
@@ -54,9 +56,11 @@ _BY_CODE: Mapping[str, type[EntrepotError]] = {
     "MethodNotAllowed": NotFound,  # GET or HEAD of a delete marker by its version id
     "NoSuchBucket": BucketNotFound,
     "NoSuchKey": NotFound,
+    "NoSuchObjectLockConfiguration": NotFound,  # MinIO says 400
     "NoSuchUpload": NotFound,
     "NoSuchVersion": NotFound,
     "NotImplemented": Unsupported,
+    "ObjectLockConfigurationNotFoundError": Unsupported,
     "PreconditionFailed": PreconditionFailed,
     "RequestTimeTooSkewed": AccessDenied,
     "RequestTimeout": Unavailable,  # the body came too slowly; AWS says 400
@@ -80,6 +84,11 @@ _BY_STATUS: Mapping[int, type[EntrepotError]] = {
     429: Throttled,
     501: Unsupported,
 }
+_ABOUT_LOCKS = (
+    # S3 and MinIO say so in the text of a code that means many things, such as InvalidRequest.
+    (re.compile("missing object ?lock ?configuration", re.I), Unsupported, UNLOCKED),
+    (re.compile("WORM protected|protected by object lock", re.I), AccessDenied, LOCKED),
+)
 _CODE = re.compile(rb"<Code>([^<]{1,200})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,2000})</Message>")
 
@@ -207,6 +216,13 @@ class Endpoint:
                 return await _read_bounded(reply, XML_MAX_BYTES)
 
 
+def check_key(key: str) -> None:
+    """Refuse a key that is none, or that the endpoint would keep as another one."""
+    check.check_key(key)
+    if key.startswith("/"):
+        raise InvalidInput("endpoints drop the slash that a key starts with", key=key)
+
+
 def _payload(
     body: Source | None, headers: Mapping[str, str]
 ) -> bytes | BytesIO | AsyncIterator[bytes] | None:
@@ -250,9 +266,13 @@ def error_for(status: int, code: str, message: str, where: Mapping[str, str]) ->
         kind = Unavailable if status >= 500 else PermanentError
     if kind is NotFound and not where.get("key"):
         kind = BucketNotFound
+    hint = _hint(kind)
+    for pattern, other, advice in _ABOUT_LOCKS:
+        if pattern.search(message):
+            kind, hint = other, advice
     text = (message or f"HTTP {status}").rstrip(".")
     shown = {name: value for name, value in where.items() if value}
-    return kind(f"{code or 'error'}: {text}", hint=_hint(kind), status=status, **shown)
+    return kind(f"{code or 'error'}: {text}", hint=hint, status=status, **shown)
 
 
 def _hint(kind: type[EntrepotError]) -> str:

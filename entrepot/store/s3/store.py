@@ -4,6 +4,7 @@ import hashlib
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
@@ -19,7 +20,6 @@ from entrepot.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from entrepot.store.check import check_key
 from entrepot.store.protocol import (
     NULL_VERSION,
     PAGE_MAX,
@@ -33,12 +33,16 @@ from entrepot.store.protocol import (
     body_size,
 )
 from entrepot.store.s3.buckets import S3Buckets
+from entrepot.store.s3.documents import result
 from entrepot.store.s3.headers import (
+    BYPASS,
     attributes_to_headers,
+    copy_origin_to_headers,
     origin_to_headers,
     version_from_headers,
+    version_query,
 )
-from entrepot.store.s3.http import Endpoint
+from entrepot.store.s3.http import Endpoint, check_key
 from entrepot.store.s3.listing import (
     current_page,
     is_truncated,
@@ -48,17 +52,21 @@ from entrepot.store.s3.listing import (
     to_the_end,
     versions_page,
 )
+from entrepot.store.s3.locks import S3Locks
 from entrepot.store.s3.sign import Credentials
 from entrepot.store.s3.tar import fits, tar
+from entrepot.store.s3.uploads import S3Uploads
 
 MD5_MAX_BYTES: Final = 1024 * 1024
 """Bodies in memory up to this size are sent with their MD5: 2 ms at most on one core."""
 
 
+REPLACE: Final = {"x-amz-metadata-directive": "REPLACE", "x-amz-tagging-directive": "REPLACE"}
+
 _Following = Callable[[bytes, Page], Mapping[str, str]]
 
 
-class S3Store(S3Buckets):
+class S3Store(S3Buckets, S3Uploads, S3Locks):
     """One S3 endpoint, path style.
 
     Memory: ``max_connections`` times twice the read buffer of 512 KiB, at most.
@@ -82,15 +90,13 @@ class S3Store(S3Buckets):
         read_timeout_s: float = 60.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(
-            Endpoint(
-                endpoint,
-                Credentials(access_key=access_key, secret_key=secret_key, region=region),
-                max_connections=max_connections,
-                connect_timeout_s=connect_timeout_s,
-                read_timeout_s=read_timeout_s,
-                clock=clock,
-            )
+        self._endpoint = Endpoint(
+            endpoint,
+            Credentials(access_key=access_key, secret_key=secret_key, region=region),
+            max_connections=max_connections,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            clock=clock,
         )
 
     async def close(self) -> None:
@@ -111,7 +117,7 @@ class S3Store(S3Buckets):
         if_none_match: bool = False,
     ) -> Version:
         """See ``ObjectStore.put``."""
-        _check_key(key)
+        check_key(key)
         size = body_size(source, size_bytes)
         headers = attributes_to_headers(attributes) | origin_to_headers(origin)
         headers["content-length"] = str(size)
@@ -142,7 +148,13 @@ class S3Store(S3Buckets):
             raise PreconditionFailed(error.message, bucket=bucket, key=key) from error
 
     async def batch(self, bucket: str, items: Sequence[Item]) -> Sequence[Item]:
-        """See ``ObjectStore.batch``; one tar, so as large as the items together."""
+        """See ``ObjectStore.batch``; one tar, so as large as the items together.
+
+        MinIO unpacks over a version that is there already, and its lock is gone then (tried). So
+        a bucket with object lock takes no batches.
+        """
+        if await self._has_locks(bucket):
+            return items
         fitting = [item for item in items if fits(item)]
         if fitting:
             body = tar(fitting)
@@ -172,8 +184,8 @@ class S3Store(S3Buckets):
         part: int | None = None,
     ) -> AsyncIterator[Body]:
         """See ``ObjectStore.get``."""
-        _check_key(key)
-        query = _version_query(version_id) | ({"partNumber": str(part)} if part else {})
+        check_key(key)
+        query = version_query(version_id) | ({"partNumber": str(part)} if part else {})
         headers = {}
         if start or stop is not None:
             if start < 0 or (stop is not None and stop <= start):
@@ -186,9 +198,9 @@ class S3Store(S3Buckets):
 
     async def head(self, bucket: str, key: str, *, version_id: str | None = None) -> Version:
         """See ``ObjectStore.head``."""
-        _check_key(key)
+        check_key(key)
         async with self._endpoint.request(
-            "HEAD", bucket, key, query=_version_query(version_id)
+            "HEAD", bucket, key, query=version_query(version_id)
         ) as reply:
             size = int(reply.headers.get("Content-Length", "0"))
             return version_from_headers(key, reply.headers, size_bytes=size)
@@ -200,10 +212,11 @@ class S3Store(S3Buckets):
         *,
         version_id: str | None = None,
         origin: Origin | None = None,
+        bypass: bool = False,
     ) -> Version | None:
         """See ``ObjectStore.delete``."""
-        _check_key(key)
-        headers = origin_to_headers(origin)
+        check_key(key)
+        headers = origin_to_headers(origin) | (BYPASS if bypass else {})
         if origin:
             marker = Version(
                 key=key,
@@ -219,7 +232,7 @@ class S3Store(S3Buckets):
             headers["x-amz-replication-status"] = "REPLICA"
             version_id = origin.version_id
         async with self._endpoint.request(
-            "DELETE", bucket, key, query=_version_query(version_id), headers=headers
+            "DELETE", bucket, key, query=version_query(version_id), headers=headers
         ) as reply:
             if origin:
                 return marker
@@ -240,19 +253,32 @@ class S3Store(S3Buckets):
             return error.fields.get("status") == 405
         return True
 
-    async def copy(self, bucket: str, key: str, *, source: tuple[str, str, str | None]) -> Version:
+    async def copy(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        source: tuple[str, str, str | None],
+        attributes: Attributes | None = None,
+        origin: Origin | None = None,
+    ) -> Version:
         """See ``ObjectStore.copy``."""
-        _check_key(key)
+        check_key(key)
         from_bucket, from_key, version_id = source
         name = quote(f"/{from_bucket}/{from_key}", safe="/~-_.")
         name += f"?versionId={quote(version_id, safe='')}" if version_id else ""
+        headers = {"x-amz-copy-source": name} | copy_origin_to_headers(origin)
+        if attributes is not None:
+            headers |= attributes_to_headers(attributes) | REPLACE
+        query = version_query(origin.version_id if origin else None)
         async with self._endpoint.request(
-            "PUT", bucket, key, headers={"x-amz-copy-source": name}
+            "PUT", bucket, key, query=query, headers=headers
         ) as reply:
             with self._endpoint.failures(bucket, key):
-                await reply.read()
+                result(self._endpoint, await reply.read(), bucket, key)
             new_id = reply.headers.get("x-amz-version-id")
-        return await self.head(bucket, key, version_id=new_id)
+        copied = await self.head(bucket, key, version_id=new_id)
+        return replace(copied, mtime_ms=origin.mtime_ms) if origin else copied
 
     def list(
         self,
@@ -333,13 +359,3 @@ def _whole_size(headers: Mapping[str, str]) -> int:
     # "bytes 0-9/1234" gives the size of the whole object, Content-Length that of the range.
     total = headers.get("Content-Range", "").rpartition("/")[2]
     return int(total) if total.isdigit() else int(headers.get("Content-Length", "0"))
-
-
-def _version_query(version_id: str | None) -> dict[str, str]:
-    return {"versionId": version_id} if version_id else {}
-
-
-def _check_key(key: str) -> None:
-    check_key(key)
-    if key.startswith("/"):
-        raise InvalidInput("endpoints drop the slash that a key starts with", key=key)
