@@ -135,9 +135,11 @@ class CacheL3(Section):
 class Compression(Section):
     """Compression of objects that shrink."""
 
-    enabled: bool = later(False, description="Compress where a sample says that it pays.")
-    codec: Literal["zstd"] = later("zstd", description="Compression method.")
-    min_size: Size = later(
+    enabled: bool = Field(
+        False, description="Compress in new managed buckets where a sample says that it pays."
+    )
+    codec: Literal["zstd"] = Field("zstd", description="Compression method.")
+    min_size: Size = Field(
         1_000_000, ge=0, le=2**40, description="Smaller objects are left as they are."
     )
 
@@ -266,29 +268,111 @@ class Replication(Section):
         return self
 
 
-class Kms(Section):
-    """The key management service."""
+class LocalRootKey(Section):
+    """A root key that this machine keeps: a file, a passphrase or a credential of systemd."""
 
-    endpoint: Url | None = later(None, description="URL of the key management service.")
-    key_id: Text | None = later(None, description="Id of the root key there.")
+    path: Path | None = Field(
+        None, description="File of 32 random bytes, mode 0600; null takes root.key in the data dir."
+    )
+    passphrase: Secret | None = Field(None, description="Passphrase that the key is made from.")
+    credential: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}$",
+        description="Name of the credential that systemd hands the service.",
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise conflict(f"is one root key too many beside {given[0]}", given[1])
+        return self
+
+
+class Vault(Section):
+    """A HashiCorp Vault or OpenBao server whose transit engine keeps the root key."""
+
+    address: Endpoint | None = Field(None, description="URL of the server.")
+    token: Secret | None = Field(None, description="Token that may encrypt and decrypt there.")
+    token_file: Path | None = Field(
+        None, description="File, mode 0600, that an agent keeps a current token in."
+    )
+    key_name: str = Field(
+        "entrepot",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}$",
+        description="Name of the transit key.",
+    )
+    mount: str = Field(
+        "transit",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
+        max_length=255,
+        description="Where the transit engine is mounted.",
+    )
+    namespace: Text | None = Field(None, description="Namespace of the server, where it has them.")
+    ca_file: Path | None = Field(
+        None, description="PEM file with the server's authority; null takes the system's."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_token(self) -> Self:
+        if self.token is not None and self.token_file is not None:
+            raise conflict("is one token too many beside token", "token_file")
+        return self
+
+
+class Kms(Section):
+    """A key management service that speaks AWS KMS."""
+
+    endpoint: Url | None = Field(None, description="URL of the key management service.")
+    key_id: Text | None = Field(None, description="Id, ARN or alias of the root key there.")
+    region: Text | None = Field(
+        None, description="Region that requests are signed for; null takes minio.region."
+    )
+    access_key: Text | None = Field(
+        None, description="Access key; null takes what the environment or the machine's role gives."
+    )
+    secret_key: Secret | None = Field(None, description="Secret key of access_key.")
+
+    @model_validator(mode="after")
+    def _has_both_keys(self) -> Self:
+        if (self.access_key is None) != (self.secret_key is None):
+            missing = "access_key" if self.access_key is None else "secret_key"
+            raise conflict("is required where the other key is given", missing)
+        return self
 
 
 class Encryption(Section):
-    """Encryption of objects before they are stored."""
+    """Encryption of objects before they are stored, and who keeps the keys."""
 
-    enabled: bool = later(False, description="Encrypt new objects.")
-    algorithm: Literal["AES-256-GCM"] = later("AES-256-GCM", description="Authenticated cipher.")
-    key_management: Literal["kms", "vault", "local"] = later(
+    enabled: bool = Field(False, description="Encrypt the objects of new managed buckets.")
+    algorithm: Literal["AES-256-GCM"] = Field("AES-256-GCM", description="Authenticated cipher.")
+    key_management: Literal["kms", "vault", "local"] = Field(
         "local", description="Who keeps the root key."
     )
-    kms: Kms = Field(Kms(), description="The key management service.")
+    ring: Path | None = Field(
+        None, description="Directory of the wrapped keys; null takes keys in the data directory."
+    )
+    cache_ttl: DurationMs = Field(
+        300 * _SECOND,
+        ge=_SECOND,
+        le=_DAY,
+        description="How long a key is used without asking the root key's keeper.",
+    )
+    local: LocalRootKey = Field(LocalRootKey(), description="A root key that this machine keeps.")
+    vault: Vault = Field(Vault(), description="A Vault or OpenBao that keeps the root key.")
+    kms: Kms = Field(Kms(), description="A service that keeps the root key.")
 
     @model_validator(mode="after")
-    def _has_kms(self) -> Self:
+    def _has_root(self) -> Self:
         if self.enabled and self.key_management == "kms":
             for name in ("endpoint", "key_id"):
                 if getattr(self.kms, name) is None:
                     raise conflict("is required where key_management is kms", "kms", name)
+        if self.enabled and self.key_management == "vault":
+            if self.vault.address is None:
+                raise conflict("is required where key_management is vault", "vault", "address")
+            if self.vault.token is None and self.vault.token_file is None:
+                raise conflict("or token_file is required with vault", "vault", "token")
         return self
 
 

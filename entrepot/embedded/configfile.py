@@ -47,7 +47,7 @@ def render(plan: Plan, data: DataDir) -> str:
         },
         "encryption": {
             "ring": str(data.keys),
-            "local": {"path": str(data.root / "root.key")},
+            "local": {"path": str(data.root_key)},
         },
         "security": {"secrets_key": "${ENTREPOT_SECRETS_KEY}"},
     }

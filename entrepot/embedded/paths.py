@@ -49,6 +49,10 @@ class DataDir:
         return self.root / "keys"
 
     @property
+    def root_key(self) -> Path:
+        return self.root / "root.key"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

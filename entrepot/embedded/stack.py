@@ -20,6 +20,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from entrepot.clock import SYSTEM_CLOCK
+from entrepot.codec.keys.directory import RingDirectory
+from entrepot.codec.keys.local import LocalRoot
 from entrepot.embedded import binaries, secrets
 from entrepot.embedded.configfile import CONTROL_DATABASE, CONTROL_USER, write_config
 from entrepot.embedded.paths import (
@@ -313,6 +315,10 @@ def _write(data: DataDir, plan: Plan, progress: Progress) -> Plan:
     plan, written = write_config(data, plan)
     if not written:
         progress("config.yaml was changed by hand and is kept; see config.generated.yaml")
+    if not data.keys.exists():  # a stack of its own has a ring of its own, from the start
+        RingDirectory.create(data.keys)
+        if not data.root_key.exists():
+            LocalRoot.create_file(data.root_key)
     write_text(data.marker, plan.model_dump_json(indent=2) + "\n")
     return plan
 

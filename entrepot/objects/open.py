@@ -41,7 +41,7 @@ async def open_objects(
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
-        ring = await asyncio.to_thread(open_ring, config, create=True)
+        ring = await asyncio.to_thread(open_ring, config)
         stack.push_async_callback(ring.close)
         ground = Ground(
             site.name,

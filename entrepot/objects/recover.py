@@ -127,7 +127,9 @@ async def _carry_out(ground: Ground, buckets: dict[int, Bucket], effects: Iterab
         bucket = buckets.get(effect.bucket_id)
         if bucket:
             with contextlib.suppress(NotFound):
-                await carry_out(ground, bucket, effect.key, effect.version_id, effect.kind)
+                place = bucket, effect.key, effect.version_id
+                bypass = bool(effect.details.get("bypass"))
+                await carry_out(ground, *place, kind=effect.kind, bypass=bypass)
         done.append(effect.id)
     await done_effects(ground.catalog, done)
     return len(done)

@@ -7,6 +7,7 @@ Rows that come back are of what the client sent: ``size_bytes`` and ``etag`` are
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Self
 from uuid import UUID
 
@@ -30,10 +31,10 @@ from entrepot.objects.marks import check_attributes, from_json
 from entrepot.objects.names import check_name
 from entrepot.objects.reads import Opened, find, find_in_store, opened
 from entrepot.objects.recover import Keeper
-from entrepot.objects.removal import remove_version, set_tags
+from entrepot.objects.removal import hold, remove_version, retain, set_tags
 from entrepot.objects.writes import Wish
 from entrepot.store.check import check_bucket
-from entrepot.store.protocol import PAGE_MAX, Capability, Source
+from entrepot.store.protocol import PAGE_MAX, Capability, LockMode, Source
 
 _NEEDED = (Capability.VERSIONING, Capability.ORIGIN)
 
@@ -69,23 +70,25 @@ class Objects:
         tenant_id: str,
         encrypted: bool = False,
         compressed: bool = False,
+        locked: bool = False,
     ) -> Bucket:
         """Make a managed bucket: versioned in the store, known to the catalog.
 
-        ``Unsupported`` where the site cannot keep versions and times that we choose. Created
-        again by its owner, it is left as it is.
+        ``locked`` gives it object lock. ``Unsupported`` where the site cannot keep versions and
+        times that we choose, or locks. Created again by its owner, it is left as it is.
         """
         check_bucket(name)
         if name.startswith("entrepot-internal-"):
             raise InvalidInput("bucket names that start like this are reserved", bucket=name)
-        if missing := [each for each in _NEEDED if each not in self.ground.capabilities]:
+        needed = (*_NEEDED, Capability.LOCK) if locked else _NEEDED
+        if missing := [each for each in needed if each not in self.ground.capabilities]:
             raise Unsupported(
                 "this site cannot hold managed buckets",
                 hint="adopt the bucket instead, or use a site with these capabilities",
                 missing=", ".join(missing),
             )
         try:
-            await self.ground.store.create(name, versioned=True)
+            await self.ground.store.create(name, versioned=True, locked=locked)
         except AlreadyExists:
             await self._check_ours(name, tenant_id)
         bucket = await manage_bucket(
@@ -94,6 +97,7 @@ class Objects:
             tenant_id=tenant_id,
             encrypted=encrypted,
             compressed=compressed,
+            locked=locked,
         )
         await save_record(self.ground, bucket)
         return bucket
@@ -165,11 +169,13 @@ class Objects:
         key: str,
         *,
         version_id: str | None = None,
+        bypass: bool = False,
         wish: Wish | None = None,
     ) -> ObjectRow | None:
         """Without ``version_id``: add a delete marker, which is returned; with it: remove that.
 
-        Removing what is not there is no error and gives None.
+        Removing what is not there is no error and gives None; what is locked is ``AccessDenied``,
+        unless ``bypass`` may lift a retention in governance mode.
         """
         wish = wish or Wish()
         check_name(key)
@@ -178,7 +184,9 @@ class Objects:
             return await adopted.delete(self.ground, found, key, version_id=version_id, wish=wish)
         if version_id is None:
             return await writes.put_marker(self.ground, found, key, wish=wish)
-        return await remove_version(self.ground, found, key, version_id, actor=wish.actor)
+        return await remove_version(
+            self.ground, found, key, version_id, actor=wish.actor, bypass=bypass
+        )
 
     async def tag(
         self,
@@ -194,6 +202,45 @@ class Objects:
         found = await self._managed(bucket)
         row = await find(self.ground, found, key, version_id)
         return await set_tags(self.ground, found, key, row.version_id, tags, actor=actor)
+
+    async def retain(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        mode: LockMode | None,
+        until: datetime | None,
+        version_id: str | None = None,
+        bypass: bool = False,
+        actor: str = "",
+    ) -> ObjectRow:
+        """Keep a version from being removed until then; both None ends that where it may end.
+
+        ``AccessDenied`` where a retention would get weaker, ``Unsupported`` in a bucket that was
+        made without object lock. ``bypass`` lifts one in governance mode.
+        """
+        check_name(key)
+        found = await self._managed(bucket)
+        row = await find(self.ground, found, key, version_id)
+        return await retain(
+            self.ground,
+            found,
+            key,
+            row.version_id,
+            mode=mode,
+            until=until,
+            bypass=bypass,
+            actor=actor,
+        )
+
+    async def hold(
+        self, bucket: str, key: str, *, on: bool, version_id: str | None = None, actor: str = ""
+    ) -> ObjectRow:
+        """Keep a version from being removed until this is called with ``on`` False."""
+        check_name(key)
+        found = await self._managed(bucket)
+        row = await find(self.ground, found, key, version_id)
+        return await hold(self.ground, found, key, row.version_id, on=on, actor=actor)
 
     async def copy(
         self,

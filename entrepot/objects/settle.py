@@ -111,7 +111,12 @@ def _verdict(
 
 
 def removal(
-    row: ObjectRow, newest: ObjectRow | None, following: ObjectRow | None, *, actor: str
+    row: ObjectRow,
+    newest: ObjectRow | None,
+    following: ObjectRow | None,
+    *,
+    actor: str,
+    bypass: bool = False,
 ) -> Changes:
     """The changes that take a version away for good.
 
@@ -121,19 +126,23 @@ def removal(
     book.count(row.bucket_id, _less(_size(row)))
     book.records.append(_record("remove", row, actor))
     book.events.append(_event("remove", row))
-    book.effects.append((row.bucket_id, row.key, row.version_id, EffectKind.PURGE, {}))
+    details = {"bypass": bypass}
+    book.effects.append((row.bucket_id, row.key, row.version_id, EffectKind.PURGE, details))
     place = row.bucket_id, row.key
     before, after = ({place: one} if one else {} for one in (newest, following))
     return _changes(book, _moved(before, after, book))
 
 
-def alteration(row: ObjectRow, attributes: Json, *, action: str, actor: str) -> Changes:
+def alteration(
+    row: ObjectRow, attributes: Json, *, action: str, actor: str, bypass: bool = False
+) -> Changes:
     """The changes, beside the row itself, that give a version other tags or another lock."""
     book = _Book()
     altered = replace(row, attributes=attributes)
     book.records.append(_record(action, altered, actor))
     book.events.append(_event(action, altered))
-    book.effects.append((row.bucket_id, row.key, row.version_id, EffectKind.SETTLE, {}))
+    details = {"bypass": bypass}
+    book.effects.append((row.bucket_id, row.key, row.version_id, EffectKind.SETTLE, details))
     return _changes(book, {})
 
 

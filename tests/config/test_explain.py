@@ -42,7 +42,13 @@ replication.regions[].rank replication.regions[].database replication.worker_thr
 replication.batch_size monitoring.metrics_enabled monitoring.log_level security.secrets_key
 database.type database.host database.port database.name database.user database.password
 database.max_connections database.connection_timeout prefect.api_url prefect.auth_string
-prefect.work_pool
+prefect.work_pool caching.compression.codec caching.compression.min_size encryption.algorithm
+encryption.key_management encryption.ring encryption.cache_ttl encryption.local.path
+encryption.local.passphrase encryption.local.credential encryption.vault.address
+encryption.vault.token encryption.vault.token_file encryption.vault.key_name encryption.vault.mount
+encryption.vault.namespace encryption.vault.ca_file encryption.kms.endpoint encryption.kms.key_id
+encryption.kms.region encryption.kms.access_key encryption.kms.secret_key encryption.enabled
+caching.compression.enabled
 """
 MARKER = "Zq9#"
 SECRETS = st.text(max_size=40).map(lambda text: MARKER + text)
