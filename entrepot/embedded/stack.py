@@ -316,7 +316,7 @@ def _write(data: DataDir, plan: Plan, progress: Progress) -> Plan:
     if not written:
         progress("config.yaml was changed by hand and is kept; see config.generated.yaml")
     if not data.keys.exists():  # a stack of its own has a ring of its own, from the start
-        RingDirectory.create(data.keys)
+        RingDirectory.create(data.keys, clock=SYSTEM_CLOCK)
         if not data.root_key.exists():
             LocalRoot.create_file(data.root_key)
     write_text(data.marker, plan.model_dump_json(indent=2) + "\n")

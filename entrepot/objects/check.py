@@ -71,6 +71,15 @@ async def check(ground: Ground, bucket: Bucket, *, heal: bool = False) -> Findin
     return found
 
 
+async def observe(ground: Ground, bucket: Bucket, entries: Sequence[Version]) -> int:
+    """Record versions of an adopted bucket, as a listing or a notification tells of them.
+
+    Those that are known stay as they are: the stamp that is derived from a version's time is
+    frozen when it is first seen. Returns how many were new.
+    """
+    return await _enter(ground, [row_of(ground.site, bucket, entry) for entry in entries])
+
+
 async def rebuild(ground: Ground) -> AsyncIterator[Findings]:
     """Make the catalog again from the store: buckets, versions, stamps, usage, the clock's floor.
 
@@ -124,10 +133,15 @@ async def _take_up(
         return row
 
     seen = [row for row in await asyncio.gather(*map(look, entries)) if row]
+    found.quarantined += sum(ground.hybrid.is_beyond(row.stamp.time_ms) for row in seen)
+    found.taken_up += await _enter(ground, seen)
+
+
+async def _enter(ground: Ground, seen: Sequence[ObjectRow]) -> int:
+    """Take up what has no row yet; what is beyond the bound is kept and not applied."""
     rows = []
     for row in seen:
         beyond = ground.hybrid.is_beyond(row.stamp.time_ms)
-        found.quarantined += beyond
         if not beyond:
             ground.hybrid.observe(row.stamp.time_ms)
         rows.append(replace(row, is_quarantined=beyond))
@@ -137,7 +151,7 @@ async def _take_up(
     def decide(missing: Iterable[ObjectRow], newest: dict[Place, ObjectRow]) -> Changes:
         return discovery(missing, newest, action="take-up", actor="entrepot")
 
-    found.taken_up += await add_rows(ground.catalog, rows, decide, recorder=ground.recorder)
+    return await add_rows(ground.catalog, rows, decide, recorder=ground.recorder)
 
 
 async def _missing(ground: Ground, bucket: Bucket) -> AsyncIterator[ObjectRow]:

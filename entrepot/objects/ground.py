@@ -11,7 +11,7 @@ from uuid import UUID
 
 from entrepot.catalog.buckets import Bucket, get_bucket
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.objects.audit import AuditChain, open_chain
+from entrepot.catalog.objects.audit import AuditChain, open_chain, ready_months
 from entrepot.catalog.objects.commit import Place, Recorder, Seen, commit_writes
 from entrepot.catalog.objects.facts import Changes, Intent, NewIntent, ObjectRow
 from entrepot.catalog.objects.intents import begin, raise_floor
@@ -84,6 +84,7 @@ class Ground:
         self.hybrid = HybridClock(floor_ms=kept_ms, bound_ms=self.limits.bound_ms, clock=self.clock)
         key = await self.ring.current(AUDITOR)
         chain = AuditChain(self.identity, self.writer, key.number, audit_secret(key.secret))
+        await ready_months(self.catalog, self.clock.now())
         await open_chain(self.catalog, chain)
         self.recorder = Recorder(chain, self.identity.int % 16, self.clock.now)
         self.intents = Lane(self._begin)

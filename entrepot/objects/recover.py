@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from entrepot.catalog.buckets import Bucket, list_buckets
+from entrepot.catalog.objects.audit import ready_months
 from entrepot.catalog.objects.effects import done_effects, take_effects
 from entrepot.catalog.objects.facts import Effect, Intent, ObjectRow, WriteKind
 from entrepot.catalog.objects.intents import drop, renew, take_expired
@@ -174,6 +175,7 @@ class Keeper:
         ground = self._ground
         while True:
             try:
+                await ready_months(ground.catalog, ground.clock.now())
                 found = await recover(ground)
                 if found != Recovered():
                     _log.info(

@@ -7,16 +7,17 @@ import pytest
 
 from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.catalog.objects.facts import Usage
+from entrepot.catalog.objects.read import list_versions
 from entrepot.clock import new_id
 from entrepot.embedded.minio import MinioServer
 from entrepot.embedded.postgres import PostgresServer
-from entrepot.objects.check import check, rebuild
+from entrepot.objects.check import check, observe, rebuild
 from entrepot.objects.service import Objects
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes, Origin
 from tests.objects.test_service import BIG, assert_books, read
 from tests.objects.test_uploads import FIVE, named, upload
-from tests.objects.worlds import objects_of, s3_store
+from tests.objects.worlds import new_bucket_name, objects_of, s3_store
 
 
 async def fill(objects: Objects, bucket: str) -> None:
@@ -130,3 +131,22 @@ def _own_minio(directory: Path) -> MinioServer:
         directory / "minio", MinioCredentials(new_token(8), SecretStr(new_token(24)))
     )
     return server.start()
+
+
+async def test_versions_of_an_adopted_bucket_are_recorded_once(
+    objects: Objects, minio_a: MinioServer
+) -> None:
+    ground, name = objects.ground, new_bucket_name()
+    await ground.store.create(name)
+    await objects.adopt_bucket(name, tenant_id="acme")
+    for body in (b"one", b"two"):
+        await objects.put(name, "k", body)
+    await objects.delete(name, "k")
+    assert await objects.list(name) == ()
+    bucket = await ground.bucket(name)
+    [entries] = [page.versions async for page in ground.store.versions(name)]
+    assert await observe(ground, bucket, entries) == 3
+    assert await observe(ground, bucket, entries) == 0
+    rows = await list_versions(ground.catalog, bucket_id=bucket.id)
+    assert [row.version_id for row in rows] == [entry.version_id for entry in entries]
+    assert {row.stamp.writer for row in rows} == {"store"}
