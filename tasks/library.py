@@ -20,7 +20,10 @@ from blocks.catalog import CONTROL, load_dsn
 from blocks.s3_site import load_address
 from entrepot.catalog.connect import Catalog
 from entrepot.clock import SYSTEM_CLOCK
+from entrepot.config import load
 from entrepot.errors import is_retryable
+from entrepot.objects.open import open_objects
+from entrepot.objects.service import Objects
 from entrepot.replication.run import open_sites
 from entrepot.replication.sites import Site
 
@@ -38,6 +41,7 @@ _lock = threading.Lock()
 _spans: list[tuple[float, float]] = []
 _catalogs: dict[str, Catalog] = {}
 _sites: dict[tuple[tuple[str, ...], int], tuple[Site, ...]] = {}
+_objects: dict[str, asyncio.Future[Objects]] = {}
 _opened = AsyncExitStack()
 
 
@@ -85,6 +89,22 @@ async def sites(names: Sequence[str], *, workers: int) -> tuple[Site, ...]:
         if key not in _sites:
             _sites[key] = await _opened.enter_async_context(open_sites(addresses, workers=workers))
     return _sites[key]
+
+
+async def objects(site: str) -> Objects:
+    """The objects of a site, opened once a process from the worker's own settings."""
+    if site not in _objects:
+        config = await asyncio.to_thread(load)
+        [settings] = [each for each in config.sites() if each.name == site]
+        if site not in _objects:  # another task may have been quicker
+            _objects[site] = asyncio.ensure_future(
+                _opened.enter_async_context(open_objects(config, settings))
+            )
+    try:
+        return await _objects[site]
+    except BaseException:
+        _objects.pop(site, None)  # the next one tries again
+        raise
 
 
 def library_seconds(since: float) -> float:

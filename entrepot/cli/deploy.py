@@ -27,7 +27,7 @@ def deploy_command(*, config_path: Path | None) -> None:
     from entrepot.config import load
 
     deploy(load(config_path))
-    click.echo("deployed: replicate/nightly, account_usage/hourly")
+    click.echo("deployed: replicate/nightly, account_usage/hourly, check_catalog/daily")
 
 
 def deploy(config: "Config", *, progress: Callable[[str], None] = _say) -> None:

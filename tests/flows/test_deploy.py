@@ -83,7 +83,7 @@ def described(schema: Json, definitions: Json) -> Iterator[tuple[str, bool]]:
             yield from described(definitions[reference], definitions)
 
 
-@pytest.mark.parametrize("name", ["replicate/nightly", "account_usage/hourly"])
+@pytest.mark.parametrize("name", ["replicate/nightly", "account_usage/hourly", "check_catalog/daily"])
 def test_every_field_of_the_form_is_described(stack: Running, name: str) -> None:
     schema = stack.deployment(name)["parameter_openapi_schema"]
     fields = dict(described(schema, schema["definitions"]))
