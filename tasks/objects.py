@@ -12,7 +12,12 @@ from tasks.library import catalog, objects, run
 from tasks.replication import RETRY, SHORT_S
 
 
-@task(task_run_name="managed buckets of {site}", timeout_seconds=SHORT_S, **RETRY)
+@task(
+    task_run_name="managed buckets of {site}",
+    tags=["entrepot"],
+    timeout_seconds=SHORT_S,
+    **RETRY,
+)
 def managed_buckets(site: str) -> tuple[str, ...]:
     """The managed buckets of a site, by name."""
 

@@ -135,9 +135,7 @@ class CacheL3(Section):
 class Compression(Section):
     """Compression of objects that shrink."""
 
-    enabled: bool = Field(
-        False, description="Compress in new managed buckets where a sample says that it pays."
-    )
+    enabled: bool = Field(False, description="Compress in new managed buckets what shrinks.")
     codec: Literal["zstd"] = Field("zstd", description="Compression method.")
     min_size: Size = Field(
         1_000_000, ge=0, le=2**40, description="Smaller objects are left as they are."

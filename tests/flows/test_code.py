@@ -141,6 +141,6 @@ def test_a_run_shows_the_hint_below_the_error() -> None:
 
 def test_short_tasks_end_in_time_and_sweeps_may_last() -> None:
     for name, task in TASKS.items():
-        long = task.fn.__name__ in ("sweep_shard", "count_buckets")
+        long = task.fn.__name__ in ("sweep_shard", "count_buckets", "check_bucket")
         limit = timedelta(seconds=task.timeout_seconds) if task.timeout_seconds else None
         assert (limit is None) is long, name

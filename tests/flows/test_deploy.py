@@ -8,7 +8,11 @@ import pytest
 from entrepot.cli.deploy import deploy
 from tests.running import Json, Running, wait_for
 
-DEPLOYMENTS = {"nightly": ("critical", "15 2 * * *"), "hourly": ("default", "5 * * * *")}
+DEPLOYMENTS = {
+    "nightly": ("critical", "15 2 * * *"),
+    "hourly": ("default", "5 * * * *"),
+    "daily": ("bulk", "15 4 * * *"),
+}
 
 
 def registered(stack: Running) -> Json:
@@ -83,7 +87,9 @@ def described(schema: Json, definitions: Json) -> Iterator[tuple[str, bool]]:
             yield from described(definitions[reference], definitions)
 
 
-@pytest.mark.parametrize("name", ["replicate/nightly", "account_usage/hourly", "check_catalog/daily"])
+@pytest.mark.parametrize(
+    "name", ["replicate/nightly", "account_usage/hourly", "check_catalog/daily"]
+)
 def test_every_field_of_the_form_is_described(stack: Running, name: str) -> None:
     schema = stack.deployment(name)["parameter_openapi_schema"]
     fields = dict(described(schema, schema["definitions"]))
