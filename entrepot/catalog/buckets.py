@@ -7,13 +7,13 @@ catalog, which may be out of reach, so the owner is an id that is not checked he
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.states import BucketMode
-from entrepot.errors import AlreadyExists, BucketNotFound
+from entrepot.errors import AlreadyExists, BucketNotFound, PreconditionFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,40 @@ async def get_bucket(catalog: Catalog, *, name: str) -> Bucket:
             "nobody looks after this bucket", hint=f"entrepot bucket create {name}", bucket=name
         )
     return Bucket(**row._mapping)
+
+
+async def forget_bucket(catalog: Catalog, *, name: str) -> None:
+    """Look after a bucket no longer; its usage counts as nothing from now on.
+
+    ``PreconditionFailed`` where the catalog holds versions of it, or writes are under way.
+    """
+    async with catalog.begin() as connection:
+        query = select(t.Bucket).where(t.Bucket.name == name).with_for_update()
+        row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            return
+        if row.mode is BucketMode.MANAGED:
+            held = await connection.execute(_HELD, {"bucket_id": row.id})
+            if held.scalar_one():
+                raise PreconditionFailed(
+                    "the bucket is not empty",
+                    hint=f"entrepot object versions {name}",
+                    bucket=name,
+                )
+        for statement in _FORGET:
+            await connection.execute(statement, {"bucket_id": row.id})
+        await connection.execute(delete(t.Bucket).where(t.Bucket.name == name))
+
+
+_HELD = text("""
+    SELECT EXISTS (SELECT FROM versions WHERE bucket_id = :bucket_id)
+        OR EXISTS (SELECT FROM intents WHERE bucket_id = :bucket_id)
+        OR EXISTS (SELECT FROM uploads WHERE bucket_id = :bucket_id)
+""")
+_FORGET = tuple(
+    text(f"DELETE FROM {table} WHERE bucket_id = :bucket_id")  # noqa: S608 - our own names
+    for table in ("versions", "usage_counters", "outbox_consumers", "effects")
+)
 
 
 async def list_buckets(catalog: Catalog, *, tenant_id: str | None = None) -> tuple[Bucket, ...]:

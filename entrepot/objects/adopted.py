@@ -1,7 +1,6 @@
 """Adopted buckets: the store decides, we pass through and keep a record of what we did."""
 
 from entrepot.catalog.buckets import Bucket
-from entrepot.catalog.objects.commit import write
 from entrepot.catalog.objects.facts import Changes, Event, Listed, ObjectRow
 from entrepot.errors import InvalidInput, Unsupported
 from entrepot.objects.ground import Ground
@@ -82,7 +81,5 @@ async def _noted(
         "version_id": row.version_id,
     }
     event = Event(bucket.id, row.key, row.version_id, action, str(row.stamp))
-    async with ground.catalog.begin() as connection:
-        changes = Changes(records=(record,), events=(event,))
-        await write(connection, changes, recorder=ground.recorder)
+    await ground.note(Changes(records=(record,), events=(event,)))
     return row

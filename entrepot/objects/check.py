@@ -20,7 +20,7 @@ from entrepot.catalog.objects.facts import Changes, ObjectRow
 from entrepot.catalog.objects.intents import raise_floor, under_way
 from entrepot.catalog.objects.read import known_versions, list_versions
 from entrepot.catalog.states import BucketMode
-from entrepot.errors import NotFound
+from entrepot.errors import NotFound, PermanentError
 from entrepot.objects import internal
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import shown_key, stored_key
@@ -43,7 +43,10 @@ class Named:
 
 @dataclass(slots=True)
 class Findings:
-    """What a check of a bucket found. Lists name the first 1,000; counts are of all."""
+    """What a check of a bucket found. Lists name the first 1,000; counts are of all.
+
+    ``unreadable`` are orphans that could not be taken up: damaged, or their key is gone.
+    """
 
     bucket: str
     versions: int = 0
@@ -51,6 +54,7 @@ class Findings:
     orphan_count: int = 0
     missing: list[Named] = field(default_factory=list)
     missing_count: int = 0
+    unreadable: list[Named] = field(default_factory=list)
     taken_up: int = 0
     quarantined: int = 0
 
@@ -129,6 +133,10 @@ async def _take_up(
                     ground, bucket, shown_key(entry.key), entry.version_id, mtime_ms=entry.mtime_ms
                 )
             except NotFound:  # gone since it was listed
+                return None
+            except PermanentError:  # its key is gone, or it is damaged
+                if len(found.unreadable) < NAMED_MAX:
+                    found.unreadable.append(Named(shown_key(entry.key), entry.version_id))
                 return None
         return row
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from entrepot.catalog.buckets import Bucket, get_bucket
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.audit import AuditChain, open_chain, ready_months
-from entrepot.catalog.objects.commit import Place, Recorder, Seen, commit_writes
+from entrepot.catalog.objects.commit import Place, Recorder, Seen, commit_writes, write
 from entrepot.catalog.objects.facts import Changes, Intent, NewIntent, ObjectRow
 from entrepot.catalog.objects.intents import begin, raise_floor
 from entrepot.catalog.objects.read import newest_versions
@@ -88,7 +88,7 @@ class Ground:
         await open_chain(self.catalog, chain)
         self.recorder = Recorder(chain, self.identity.int % 16, self.clock.now)
         self.intents = Lane(self._begin)
-        self.ends = Lane(self._end, runners=2)
+        self.ends = Lane(self._end)
         self.lookups = Lane(self._look_up, runners=2)
 
     async def bucket(self, name: str) -> Bucket:
@@ -107,6 +107,15 @@ class Ground:
             self._buckets.clear()
         self._buckets[name] = now + BUCKET_TTL_S, found
         return found
+
+    async def note(self, changes: Changes) -> None:
+        """Record what happened outside of any key's transaction."""
+        async with self.catalog.begin() as connection:
+            await write(connection, changes, recorder=self.recorder)
+
+    def forget(self, name: str) -> None:
+        """Ask for the bucket anew the next time."""
+        self._buckets.pop(name, None)
 
     async def intend(self, new: NewIntent) -> Intent:
         """Record a write that is about to start, and have its stamp."""

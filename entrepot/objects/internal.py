@@ -38,6 +38,11 @@ async def save_record(ground: Ground, bucket: Bucket) -> None:
     await ground.store.put(name, f"{_RECORDS}{bucket.name}.json", json.dumps(kept).encode())
 
 
+async def drop_record(ground: Ground, name: str) -> None:
+    """Forget a bucket in the store as well."""
+    await ground.store.delete(await has_internal(ground), f"{_RECORDS}{name}.json")
+
+
 async def records(ground: Ground) -> AsyncIterator[tuple[str, dict[str, object]]]:
     """Every bucket that was recorded: its name, and what ``manage_bucket`` takes."""
     name = await has_internal(ground)

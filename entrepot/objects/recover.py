@@ -21,7 +21,7 @@ from entrepot.catalog.objects.effects import done_effects, take_effects
 from entrepot.catalog.objects.facts import Effect, Intent, ObjectRow, WriteKind
 from entrepot.catalog.objects.intents import drop, renew, take_expired
 from entrepot.catalog.objects.uploads import end_upload
-from entrepot.errors import EntrepotError, NotFound, RetryableError
+from entrepot.errors import EntrepotError, NotFound, PermanentError, RetryableError
 from entrepot.objects.ground import End, Ground
 from entrepot.objects.marks import mark_of, to_json, unmarked
 from entrepot.objects.names import stored_key
@@ -67,7 +67,13 @@ async def recover(ground: Ground, *, older_s: float | None = None) -> Recovered:
 
 async def _end(ground: Ground, bucket: Bucket | None, intent: Intent) -> bool:
     """Roll one write forward, or release it; whether it counts now."""
-    outcome = await _outcome(ground, bucket, intent) if bucket else None
+    try:
+        outcome = await _outcome(ground, bucket, intent) if bucket else None
+    except PermanentError as error:
+        # Its bytes may be whole and unreadable here, as with a key that was shredded: they stay in
+        # the store, where a check names them, and do not hold up the others.
+        _log.warning("a write cannot be recovered: %s", error)
+        outcome = None
     if outcome is None:
         await drop(ground.catalog, [intent.write_id])
         return False

@@ -5,14 +5,22 @@ Rows that come back are of what the client sent: ``size_bytes`` and ``etag`` are
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Self
 from uuid import UUID
 
-from entrepot.catalog.buckets import Bucket, adopt_bucket, list_buckets, manage_bucket
-from entrepot.catalog.objects.facts import Listed, ObjectRow, Usage
+from entrepot.catalog.buckets import (
+    Bucket,
+    adopt_bucket,
+    forget_bucket,
+    get_bucket,
+    list_buckets,
+    manage_bucket,
+)
+from entrepot.catalog.objects.facts import Changes, Listed, ObjectRow, Usage
 from entrepot.catalog.objects.read import (
     get_version,
     list_objects,
@@ -22,11 +30,19 @@ from entrepot.catalog.objects.read import (
 )
 from entrepot.catalog.objects.uploads import Upload, UploadPart, list_uploads
 from entrepot.catalog.states import BucketMode
-from entrepot.errors import AlreadyExists, InvalidInput, RetryableError, Unavailable, Unsupported
+from entrepot.errors import (
+    AlreadyExists,
+    BucketNotFound,
+    InvalidInput,
+    PreconditionFailed,
+    RetryableError,
+    Unavailable,
+    Unsupported,
+)
 from entrepot.objects import adopted, uploads, writes
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
-from entrepot.objects.internal import save_record
+from entrepot.objects.internal import drop_record, save_record
 from entrepot.objects.marks import check_attributes, from_json
 from entrepot.objects.names import check_name
 from entrepot.objects.reads import Opened, find, find_in_store, opened
@@ -100,6 +116,7 @@ class Objects:
             locked=locked,
         )
         await save_record(self.ground, bucket)
+        await self._note("create bucket", bucket)
         return bucket
 
     async def _check_ours(self, name: str, tenant_id: str) -> None:
@@ -121,7 +138,32 @@ class Objects:
         """Look after a bucket that others write to as well."""
         check_bucket(name)
         await self.ground.store.versioned(name)  # is it there?
-        return await adopt_bucket(self.ground.catalog, name=name, tenant_id=tenant_id)
+        bucket = await adopt_bucket(self.ground.catalog, name=name, tenant_id=tenant_id)
+        await self._note("adopt bucket", bucket)
+        return bucket
+
+    async def drop_bucket(self, name: str) -> None:
+        """Remove an empty managed bucket, or look after an adopted one no longer.
+
+        ``PreconditionFailed`` where versions remain, or uploads. Killed in the middle and called
+        again it comes to the same end.
+        """
+        found = await get_bucket(self.ground.catalog, name=name)
+        if found.mode is BucketMode.MANAGED:
+            if await self.uploads(name, most=1) or await self.versions(name, most=1):
+                raise PreconditionFailed(
+                    "the bucket is not empty", hint=f"entrepot object versions {name}", bucket=name
+                )
+            with contextlib.suppress(BucketNotFound):
+                await self.ground.store.drop(name)
+            await drop_record(self.ground, name)
+        await forget_bucket(self.ground.catalog, name=name)
+        self.ground.forget(name)
+        await self._note("drop bucket", found)
+
+    async def _note(self, action: str, bucket: Bucket) -> None:
+        facts = {"bucket_id": bucket.id, "bucket": bucket.name, "tenant": bucket.tenant_id}
+        await self.ground.note(Changes(records=({"action": action, **facts},)))
 
     async def usage(self, bucket: str, *, recount: bool = False) -> Usage:
         """What a managed bucket holds: as kept with each change, or counted anew."""

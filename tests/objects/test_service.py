@@ -7,14 +7,22 @@ import pytest
 
 from entrepot.catalog.objects.audit import flaws
 from entrepot.catalog.objects.read import recount_usage, usage_of
-from entrepot.errors import Busy, IntegrityError, InvalidInput, NotFound, PreconditionFailed
+from entrepot.errors import (
+    AlreadyExists,
+    BucketNotFound,
+    Busy,
+    IntegrityError,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+)
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import AUDITOR, audit_secret
 from entrepot.objects.reads import DeleteMarker
 from entrepot.objects.service import Objects
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes
-from tests.objects.worlds import pieces
+from tests.objects.worlds import new_bucket_name, pieces
 
 BIG = b"".join(f"line {number} of a text that shrinks\n".encode() for number in range(300_000))
 """Some 11 MB."""
@@ -209,3 +217,39 @@ async def test_metadata_that_would_pass_for_ours(objects: Objects, plain: str) -
     for metadata in ({"entrepot-write": "x"}, {"m": "x" * 1600}):
         with pytest.raises(InvalidInput):
             await objects.put(plain, "k", b"x", wish=Wish(Attributes(metadata=metadata)))
+
+
+async def test_a_bucket_is_dropped_when_it_is_empty(objects: Objects, bucket: str) -> None:
+    row = await objects.put(bucket, "k", b"x")
+    with pytest.raises(PreconditionFailed):
+        await objects.drop_bucket(bucket)
+    await objects.delete(bucket, "k", version_id=row.version_id)
+    upload_id = await objects.start_upload(bucket, "k")
+    with pytest.raises(PreconditionFailed):
+        await objects.drop_bucket(bucket)
+    await objects.abort_upload(bucket, "k", upload_id)
+    await objects.drop_bucket(bucket)
+    for call in (objects.put(bucket, "k", b"x"), objects.list(bucket), objects.drop_bucket(bucket)):
+        with pytest.raises(BucketNotFound):
+            await call
+    await objects.create_bucket(bucket, tenant_id="globex")  # the name is free again
+    await objects.put(bucket, "k", b"new")
+    assert await read(objects, bucket, "k") == b"new"
+    assert (await objects.usage(bucket)).versions == 1
+
+
+async def test_a_bucket_belongs_to_one_tenant(objects: Objects, bucket: str) -> None:
+    before = await objects.ground.bucket(bucket)
+    assert await objects.create_bucket(bucket, tenant_id="acme") == before
+    for verb in (objects.create_bucket, objects.adopt_bucket):
+        with pytest.raises(AlreadyExists):
+            await verb(bucket, tenant_id="globex")
+    name = new_bucket_name()
+    await objects.ground.store.create(name)
+    await objects.ground.store.put(name, "k", b"somebody else's")
+    with pytest.raises(AlreadyExists):
+        await objects.create_bucket(name, tenant_id="acme")
+    await objects.adopt_bucket(name, tenant_id="acme")
+    await objects.drop_bucket(name)
+    async with objects.ground.store.get(name, "k") as body:  # it was only looked after
+        assert await body.read() == b"somebody else's"
