@@ -26,7 +26,20 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("entrepot.cli.serve:serve_command", "Answer webhooks, health checks and metrics."),
     "site": ("entrepot.cli.site:site_group", "List and probe sites."),
     "tenant": ("entrepot.cli.tenant:tenant_group", "Add and list tenants."),
-    "bucket": ("entrepot.cli.bucket:bucket_group", "Adopt and list buckets."),
+    "bucket": ("entrepot.cli.bucket:bucket_group", "Create, adopt, list and show buckets."),
+    "object": (
+        "entrepot.cli.object.group:object_group",
+        "Put, get, list, explain and remove objects; decrypt one offline.",
+    ),
+    "catalog": (
+        "entrepot.cli.catalog:catalog_group",
+        "Check, rebuild and recover the catalogs of managed buckets.",
+    ),
+    "audit": ("entrepot.cli.audit:audit_group", "Verify the audit trail of managed buckets."),
+    "keys": (
+        "entrepot.cli.keys.group:keys_group",
+        "Show, rotate, rewrap and shred tenant keys; export and recover them as a kit.",
+    ),
     "replicate": ("entrepot.cli.replicate:replicate_group", "Rules, and sweeps of them."),
     "quota": ("entrepot.cli.quota:quota_group", "Count and show what tenants hold."),
     "webhook": ("entrepot.cli.webhook:webhook", "Let others start deployments."),

@@ -8,6 +8,7 @@ An encoded length that is not known is spooled while it is small, and a multipar
 backend when it is large.
 """
 
+import asyncio
 import hashlib
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -28,6 +29,7 @@ from entrepot.codec.encode import (
     stored_size,
 )
 from entrepot.codec.keys.ring import KeyRing
+from entrepot.codec.pump import INLINE_BYTES
 from entrepot.codec.seal import (
     DataKey,
     Flags,
@@ -53,15 +55,22 @@ _DIGESTS = ("sha256", "sha1")
 
 
 class Digest:
-    """Length, MD5 and the checksums that were promised, of a body as it passes by."""
+    """Length, MD5 and the checksums that were promised, of a body as it passes by.
 
-    def __init__(self, expected: Mapping[str, str], *, size_bytes: int | None) -> None:
+    ``md5`` False: the encoder takes it and ``take`` brings it, unless one was promised.
+    """
+
+    def __init__(
+        self, expected: Mapping[str, str], *, size_bytes: int | None, md5: bool = True
+    ) -> None:
         for name in expected:
             if name not in (*_DIGESTS, "crc32", "md5"):
                 raise Unsupported("this checksum is not known here", name=name)
         self._expected = expected
         self._promised = size_bytes
         self._md5 = hashlib.md5(usedforsecurity=False)
+        self._has_md5 = md5 or "md5" in expected
+        self._taken = b""
         self._hashes = {n: hashlib.new(n, usedforsecurity=False) for n in expected if n in _DIGESTS}
         self._crc = 0
         self.size_bytes = 0
@@ -71,11 +80,16 @@ class Digest:
         self.size_bytes += len(piece)
         if self._promised is not None and self.size_bytes > self._promised:
             raise InvalidInput("the body is longer than promised", said=self._promised)
-        self._md5.update(piece)
+        if self._has_md5:
+            self._md5.update(piece)
         for each in self._hashes.values():
             each.update(piece)
         if "crc32" in self._expected:
             self._crc = zlib.crc32(piece, self._crc)
+
+    def take(self, md5: bytes) -> None:
+        """The MD5 of all of it, as the encoder found it."""
+        self._taken = md5
 
     def check(self) -> None:
         """``InvalidInput`` for a short body, ``IntegrityError`` for one of other bytes."""
@@ -89,11 +103,11 @@ class Digest:
 
     @property
     def md5(self) -> bytes:
-        return self._md5.digest()
+        return self._taken or self._md5.digest()
 
     @property
     def etag(self) -> str:
-        return self._md5.hexdigest()
+        return self.md5.hex()
 
     @property
     def values(self) -> dict[str, str]:
@@ -151,6 +165,7 @@ class Incoming:
         yield self._footer(self.shape, body)
 
     def _footer(self, shape: Shape, body: Encoded) -> bytes:
+        self.digest.take(body.segment.md5)
         self._table = Table(
             self.digest.size_bytes, self.digest.etag, self.digest.values, (body.segment,)
         )
@@ -185,7 +200,8 @@ async def incoming(
     if how.compress and (size_bytes is None or size_bytes >= how.min_size):
         sample, source = await _sampled(source, max(SAMPLE_BYTES, how.min_size))
         compressed = len(sample) >= how.min_size and pays(sample[:SAMPLE_BYTES])
-    body = Incoming(source, size_bytes, Digest(expected, size_bytes=size_bytes))
+    digest = Digest(expected, size_bytes=size_bytes, md5=not (how.encrypt or compressed))
+    body = Incoming(source, size_bytes, digest)
     if how.encrypt:
         key = await ring.current(how.tenant)
         data_key = new_data_key(tenant=how.tenant, key_number=key.number)
@@ -214,7 +230,10 @@ async def send(
     """Put a body into the store, whole or not at all; the version and its length there."""
     known = body.stored_bytes
     if isinstance(body.source, bytes) and body.shape is None:
-        body.digest.update(body.source)
+        if len(body.source) > INLINE_BYTES:
+            await asyncio.to_thread(body.digest.update, body.source)
+        else:
+            body.digest.update(body.source)
         body.digest.check()
         how = {"attributes": attributes, "origin": origin, "md5": body.digest.md5}
         return await store.put(bucket, key, body.source, **how), len(body.source)  # type: ignore[arg-type]
@@ -250,7 +269,8 @@ async def _send_parts(
         while more or spool:
             least = PART_BYTES << max(0, (len(parts) - _STEADY_PARTS) // 200)
             more = await _fill(spool, pieces, least + 1)
-            part = bytes(spool[: least if more else len(spool)])
+            with memoryview(spool) as view:  # a slice of the spool itself would be one copy more
+                part = bytes(view[: least if more else len(spool)])
             del spool[: len(part)]
             total += len(part)
             parts.append(await store.part(*upload, len(parts) + 1, part))

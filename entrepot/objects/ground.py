@@ -6,23 +6,31 @@ once and its statements are shared by all callers of a moment.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from entrepot.catalog.buckets import Bucket, get_bucket
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.audit import AuditChain, open_chain, ready_months
 from entrepot.catalog.objects.commit import Place, Recorder, Seen, commit_writes, write
-from entrepot.catalog.objects.facts import Changes, Intent, NewIntent, ObjectRow
+from entrepot.catalog.objects.facts import (
+    Changes,
+    EffectKind,
+    Intent,
+    Json,
+    NewIntent,
+    ObjectRow,
+    WriteKind,
+)
 from entrepot.catalog.objects.intents import begin, raise_floor
 from entrepot.catalog.objects.read import newest_versions
 from entrepot.clock import SYSTEM_CLOCK, Clock, new_id
 from entrepot.codec.keys.ring import KeyRing
 from entrepot.codec.primitives import derive
-from entrepot.errors import RetryableError, Unavailable
+from entrepot.errors import BucketNotFound, RetryableError, Unavailable
 from entrepot.objects.lanes import Lane
-from entrepot.objects.settle import Outcome, Verdict, settle
-from entrepot.stamp import BOUND_MS, HybridClock
+from entrepot.objects.settle import Outcome, Refusal, Verdict, settle
+from entrepot.stamp import AHEAD_MS, BOUND_MS, HybridClock
 from entrepot.store.protocol import Capability, Store
 
 AUDITOR = "entrepot-audit"
@@ -30,6 +38,7 @@ AUDITOR = "entrepot-audit"
 
 COMMIT_TRIES = 5
 BUCKET_TTL_S = 2.0
+_NONE: Json = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +104,15 @@ class Ground:
         """The bucket as the catalog has it, at most two seconds old while it can be asked."""
         known = self._buckets.get(name)
         now = self.clock.monotonic()
-        if known and known[0] > now:
-            return known[1]
+        if known:
+            if known[0] > now:
+                return known[1]
+            self._buckets[name] = now + BUCKET_TTL_S, known[1]  # one caller asks, not all of them
         try:
             found = await get_bucket(self.catalog, name=name)
+        except BucketNotFound:
+            self.forget(name)
+            raise
         except RetryableError:
             if known:  # reads go on without the catalog
                 return known[1]
@@ -126,6 +140,9 @@ class Ground:
         raise Unavailable("too many writers of one key at once", key=new.key)
 
     async def _begin(self, new: Sequence[NewIntent]) -> Sequence[Intent | None]:
+        wall_ms = self.hybrid.wall_ms()
+        if wall_ms > self.hybrid.floor_ms:  # the catalog looks at a time before we give it
+            await self._keep_floor(wall_ms + AHEAD_MS)
         now_ms = self.hybrid.now_ms()
         if floor_ms := self.hybrid.next_floor_ms():
             await self._keep_floor(floor_ms)
@@ -145,8 +162,7 @@ class Ground:
         return [found.get(n.write_id) for n in new]
 
     async def _keep_floor(self, floor_ms: int) -> None:
-        kept_ms, theirs_ms = await raise_floor(self.catalog, floor_ms)
-        self.hybrid.floor_ms = kept_ms
+        _, theirs_ms = await raise_floor(self.catalog, 0)
         apart_ms = abs(theirs_ms - self.hybrid.wall_ms())
         if apart_ms > self.limits.bound_ms:
             raise Unavailable(
@@ -154,6 +170,7 @@ class Ground:
                 hint="set both clocks by NTP",
                 apart_ms=apart_ms,
             )
+        self.hybrid.floor_ms, _ = await raise_floor(self.catalog, floor_ms)
 
     async def _end(self, ends: Sequence[End]) -> Sequence[Verdict | Exception]:
         """Commit, again where the answer was lost: a write that was committed stays so."""
@@ -163,7 +180,9 @@ class Ground:
         def decide(seen: Seen) -> Changes:
             changes, found = settle(seen, outcomes)
             verdicts.update(found)
-            return changes
+            late = [end.intent for end in ends if _is_late(end.intent, seen)]
+            purges = ((i.bucket_id, i.key, i.version_id, EffectKind.PURGE, _NONE) for i in late)
+            return replace(changes, effects=(*changes.effects, *purges))
 
         places = [(end.intent.bucket_id, end.intent.key) for end in ends]
         for failures in range(COMMIT_TRIES):
@@ -188,13 +207,24 @@ def _answer(end: End, verdicts: Mapping[UUID, Verdict], seen: Seen) -> Verdict |
     write_id = end.intent.write_id
     if write_id in seen.done:
         return seen.done[write_id]
-    if write_id in verdicts:
-        return verdicts[write_id]
+    verdict = verdicts.get(write_id)
+    # Of a try that was rolled back only a refusal may stand: it promised nothing.
+    if verdict is not None and (write_id in seen.intents or isinstance(verdict, Refusal)):
+        return verdict
     return Unavailable(
         "the write took too long and was given up",
         hint="send it again",
         key=end.intent.key,
     )
+
+
+def _is_late(intent: Intent, seen: Seen) -> bool:
+    """Whether others gave this write up before its bytes came: the store must not keep them.
+
+    Not where the client names the version: it may complete an upload again.
+    """
+    is_known = intent.write_id in seen.intents or intent.write_id in seen.done
+    return not is_known and intent.kind is not WriteKind.COMPLETE
 
 
 def audit_secret(secret: bytes) -> bytes:

@@ -13,7 +13,7 @@ from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.catalog.objects.read import get_version
 from entrepot.clock import derived_id
 from entrepot.codec.seal import METADATA_NAME as SEAL
-from entrepot.errors import InvalidInput, NotFound
+from entrepot.errors import IntegrityError, InvalidInput, NotFound
 from entrepot.objects.bodies import reader_of
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
@@ -84,7 +84,8 @@ async def opened(
             reader = await reader_of(
                 ground.store, ground.ring, tenant=bucket.tenant_id, place=place, row=row
             )
-            pieces = reader.read(start, end)
+            # The tags of what is encrypted find all that an MD5 would, at a third of its time.
+            pieces = reader.read(start, end, digest=reader.shape.data_key is None)
             stack.push_async_callback(pieces.aclose)
             yield Opened(row, start, end, pieces)
             return
@@ -95,7 +96,19 @@ async def opened(
         body = await stack.enter_async_context(
             ground.store.get(*place, version_id=row.version_id, start=start, stop=until)
         )
-        yield Opened(row, start, end, aiter(body))
+        yield Opened(row, start, end, _whole(aiter(body), end - start, key=row.key))
+
+
+async def _whole(
+    pieces: AsyncIterator[bytes], size_bytes: int, *, key: str
+) -> AsyncGenerator[bytes, None]:
+    """The pieces; an error where the store says that it gave all and it is another length."""
+    came = 0
+    async for piece in pieces:
+        came += len(piece)
+        yield piece
+    if came != size_bytes:
+        raise IntegrityError("the object has another length", key=key, said=size_bytes, came=came)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -6,7 +6,6 @@ neither depends on who looks or how often. Both are decided as the writer would 
 """
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import zlib
@@ -59,8 +58,8 @@ async def recover(ground: Ground, *, older_s: float | None = None) -> Recovered:
         total += Recovered(completed=sum(done), released=len(done) - sum(done))
     waited_s = ground.limits.lease_s if older_s is None else older_s
     while effects := await take_effects(ground.catalog, older_s=waited_s, most=_BATCH):
-        total += Recovered(effects=await _carry_out(ground, buckets, effects))
-        if waited_s == 0:
+        total += Recovered(effects=(count := await _carry_out(ground, buckets, effects)))
+        if count == 0:  # with no wait the same would come again
             break
     return total
 
@@ -96,17 +95,19 @@ async def _outcome(ground: Ground, bucket: Bucket, intent: Intent) -> Outcome | 
         return None
     row = row_of(ground.site, bucket, version)
     kept = intent.details.get("kept", to_json(unmarked(version.attributes)))
-    names = intent.details.get("checksums", ())
+    promised = intent.details.get("checksums", {})
     if row.seal:
         row = await find_in_store(ground, bucket, intent.key, intent.version_id)
-        sums = row.attributes.get("checksums", {})
-        kept = {**kept, "checksums": sums} if sums else kept
+        found = row.attributes.get("checksums", {})
+        kept = {**kept, "checksums": found} if found else kept
         return Outcome(row.size_bytes, version.size_bytes, row.etag, row.seal, kept)
     etag = intent.details.get("etag", version.etag)
-    if names or ("-" in etag and "etag" not in intent.details):
-        etag, sums = await _digested(ground, bucket, version, names)
+    sums: dict[str, str] = {}
+    if promised or ("-" in etag and "etag" not in intent.details):
+        etag, sums = await _digested(ground, bucket, version, promised)
         kept = {**kept, "checksums": sums} if sums else kept
-    return Outcome(version.size_bytes, version.size_bytes, etag, "", kept)
+    size = version.size_bytes
+    return Outcome(size, size, etag, "", kept, is_damaged=sums != promised)
 
 
 async def _digested(
@@ -132,11 +133,16 @@ async def _carry_out(ground: Ground, buckets: dict[int, Bucket], effects: Iterab
     done = []
     for effect in effects:
         bucket = buckets.get(effect.bucket_id)
-        if bucket:
-            with contextlib.suppress(NotFound):
+        try:
+            if bucket:
                 place = bucket, effect.key, effect.version_id
                 bypass = bool(effect.details.get("bypass"))
                 await carry_out(ground, *place, kind=effect.kind, bypass=bypass)
+        except NotFound:
+            pass
+        except PermanentError as error:  # it stays, and does not hold up the others
+            _log.warning("the store refuses what a row says: %s", error)
+            continue
         done.append(effect.id)
     await done_effects(ground.catalog, done)
     return len(done)

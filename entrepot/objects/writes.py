@@ -132,7 +132,7 @@ async def intend(
         wish.condition.check_write(await ground.lookups.submit((bucket.id, key)))
         noted["condition"] = wish.condition.to_json()
     if wish.checksums:
-        noted["checksums"] = sorted(wish.checksums)
+        noted["checksums"] = {name: text.lower() for name, text in wish.checksums.items()}
     write_id = write_id or new_id()
     # The version id is the write id: whoever finds the one has the other.
     return await ground.intend(NewIntent(write_id, bucket.id, key, kind, str(write_id), 0, noted))

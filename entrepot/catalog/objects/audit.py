@@ -13,36 +13,44 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from entrepot.catalog.connect import Catalog
+from entrepot.catalog.connect import Ask, Catalog
 from entrepot.catalog.objects.facts import Json
 from entrepot.catalog.objects.rows import as_json
 
 START = bytes(32)
 """The mac before the first row."""
 
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('audit months', 0))")
+_MONTH = text("""
+    SELECT to_regclass(:name) IS NOT NULL OR EXISTS (
+        SELECT FROM audit_rest WHERE at >= :begins AND at < :ends
+    )
+""")
 _OPEN = text("""
     INSERT INTO audit_chains (chain, writer, key_number, length, head)
     VALUES (:chain, :writer, :key_number, 0, :head)
     ON CONFLICT DO NOTHING
 """)
-_HEAD = text("""
-    SELECT length, (SELECT mac FROM audit a WHERE a.chain = c.chain AND a.number = c.length)
-    FROM audit_chains c WHERE chain = :chain FOR UPDATE
-""")
-_ADD = text("""
+# Two statements: one that waited for the lock would still not see the rows it waited for.
+_HOLD = "SELECT 1 FROM audit_chains WHERE chain = %(chain)s FOR UPDATE"
+_HEAD = """
+    SELECT length, mac FROM audit_chains c LEFT JOIN audit a
+        ON a.chain = c.chain AND a.number = c.length
+    WHERE c.chain = %(chain)s
+"""
+_ADD = """
     INSERT INTO audit (at, chain, number, record, mac)
-    SELECT at, :chain, number, record, decode(mac, 'hex')
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+    SELECT at, %(chain)s, number, record, decode(mac, 'hex')
+    FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
         (at timestamptz, number bigint, record jsonb, mac text)
-""")
-_MOVE = text("UPDATE audit_chains SET length = :length, head = :head WHERE chain = :chain")
+"""
+_MOVE = "UPDATE audit_chains SET length = %(length)s, head = %(head)s WHERE chain = %(chain)s"
 _CHAINS = text(
     "SELECT chain, writer, key_number, length, head FROM audit_chains ORDER BY started_at"
 )
@@ -71,6 +79,27 @@ class Flaw:
     what: str
 
 
+async def ready_months(catalog: Catalog, now: datetime) -> None:
+    """Have a table for the rows of this month and of the next; again changes nothing.
+
+    A month whose first rows found no table stays with the rest.
+    """
+    first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    second = (first + timedelta(days=32)).replace(day=1)
+    third = (second + timedelta(days=32)).replace(day=1)
+    for begins, ends in ((first, second), (second, third)):
+        name = f"audit_{begins:%Y_%m}"
+        async with catalog.begin() as connection:
+            await connection.execute(_ONE_AT_A_TIME)
+            given = {"name": name, "begins": begins, "ends": ends}
+            if (await connection.execute(_MONTH, given)).scalar_one():
+                continue
+            bounds = f"FROM ('{begins.isoformat()}') TO ('{ends.isoformat()}')"
+            await connection.execute(
+                text(f"CREATE TABLE {name} PARTITION OF audit FOR VALUES {bounds}")
+            )
+
+
 async def open_chain(catalog: Catalog, chain: AuditChain) -> None:
     """Start a chain; again is no error."""
     given = {
@@ -83,21 +112,28 @@ async def open_chain(catalog: Catalog, chain: AuditChain) -> None:
         await connection.execute(_OPEN, given)
 
 
-async def add_records(
-    connection: AsyncConnection, chain: AuditChain, records: Sequence[Json], *, at: datetime
-) -> None:
-    """Add rows to the chain, within the caller's transaction."""
-    length, head = (await connection.execute(_HEAD, {"chain": chain.chain})).one()
-    mac = bytes(head) if head is not None else START
+def head_of(chain: AuditChain) -> tuple[Ask, Ask]:
+    """Holds the chain until the transaction ends, and asks for its end."""
+    given = {"chain": chain.chain}
+    return (_HOLD, given), (_HEAD, given)
+
+
+def next_records(
+    chain: AuditChain, head: tuple[Any, ...], records: Sequence[Json], *, at: datetime
+) -> tuple[Ask, ...]:
+    """Adds rows to the chain, whose end ``head_of`` gave, within the same transaction."""
+    length, mac = head[0], bytes(head[1] or START)
     rows = []
     for record in records:
         length += 1
         whole = {"at": at.isoformat(), **record}
         mac = _mac(chain.secret, mac, chain.chain, length, whole)
         rows.append({"at": whole["at"], "number": length, "record": whole, "mac": mac.hex()})
-    await connection.execute(_ADD, {"chain": chain.chain, "rows": as_json(rows)})
     moved = {"length": length, "head": _sealed_head(chain.secret, chain.chain, length, mac)}
-    await connection.execute(_MOVE, {"chain": chain.chain, **moved})
+    return (
+        (_ADD, {"chain": chain.chain, "rows": as_json(rows)}),
+        (_MOVE, {"chain": chain.chain, **moved}),
+    )
 
 
 async def flaws(catalog: Catalog, secrets: dict[int, bytes]) -> AsyncIterator[Flaw]:

@@ -8,17 +8,16 @@ A commit whose answer was lost may have taken effect. Asked again, it finds no i
 version's row instead, and gives that.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from entrepot.catalog.connect import Catalog
-from entrepot.catalog.objects.audit import AuditChain, add_records
+from entrepot.catalog.connect import Ask, Catalog, Rows, at_once
+from entrepot.catalog.objects.audit import AuditChain, head_of, next_records
 from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow
 from entrepot.catalog.objects.intents import to_intent
 from entrepot.catalog.objects.rows import COLUMNS, NEWEST, RECORD, as_json, from_row, to_row
@@ -27,57 +26,57 @@ Place = tuple[int, str]
 """Bucket id and key."""
 
 # Locks are taken in one order, so two batches never wait for each other in a circle.
-_LOCK = text("""
+_LOCK = """
     SELECT pg_advisory_xact_lock(h) FROM (
         SELECT DISTINCT hashtextextended(k.bucket_id || '/' || k.key, 0) AS h
-        FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+        FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
         ORDER BY 1
     ) AS hashes
-""")
-_TAKE = text("""
-    DELETE FROM intents WHERE write_id = ANY(:ids)
+"""
+_TAKE = """
+    DELETE FROM intents WHERE write_id = ANY(%(ids)s)
     RETURNING write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details
-""")
-_NEWEST = text(f"""
-    SELECT n.* FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+"""
+_NEWEST = f"""
+    SELECT n.* FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
     CROSS JOIN LATERAL ({NEWEST}) n
-""")
-_BEHIND = text("""
+"""
+_BEHIND = """
     SELECT bucket_id, key, min(stamp_ms) FROM intents
     WHERE (bucket_id, key) IN (
         SELECT k.bucket_id, k.key
-        FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+        FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
     )
     GROUP BY bucket_id, key
-""")
-_DONE = text(f"""
-    SELECT {COLUMNS} FROM versions WHERE write_id = ANY(:ids) AND (bucket_id, key) IN (
+"""
+_DONE = f"""
+    SELECT {COLUMNS} FROM versions WHERE write_id = ANY(%(ids)s) AND (bucket_id, key) IN (
         SELECT k.bucket_id, k.key
-        FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+        FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
     )
-""")
-_VERSIONS = text(f"""
+"""
+_VERSIONS = f"""
     INSERT INTO versions ({COLUMNS})
-    SELECT {COLUMNS} FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r ({RECORD})
-""")
-_CURRENT = text("""
+    SELECT {COLUMNS} FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r ({RECORD})
+"""
+_CURRENT = """
     INSERT INTO objects (bucket_id, key, version_id, stamp_ms, size_bytes, etag)
     SELECT bucket_id, key, version_id, stamp_ms, size_bytes, etag
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+    FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
         (bucket_id bigint, key text, version_id text, stamp_ms bigint, size_bytes bigint, etag text)
     ON CONFLICT (bucket_id, key) DO UPDATE SET version_id = excluded.version_id,
         stamp_ms = excluded.stamp_ms, size_bytes = excluded.size_bytes, etag = excluded.etag
-""")
-_GONE = text("""
+"""
+_GONE = """
     DELETE FROM objects o
-    USING jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+    USING jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
     WHERE o.bucket_id = k.bucket_id AND o.key = k.key
-""")
-_USAGE = text("""
+"""
+_USAGE = """
     INSERT INTO usage_counters AS u
-    SELECT bucket_id, :slot, objects, versions, delete_markers, current_bytes, total_bytes,
+    SELECT bucket_id, %(slot)s, objects, versions, delete_markers, current_bytes, total_bytes,
            stored_bytes
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+    FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
         (bucket_id bigint, objects bigint, versions bigint, delete_markers bigint,
          current_bytes bigint, total_bytes bigint, stored_bytes bigint)
     ORDER BY bucket_id
@@ -87,21 +86,21 @@ _USAGE = text("""
         current_bytes = u.current_bytes + excluded.current_bytes,
         total_bytes = u.total_bytes + excluded.total_bytes,
         stored_bytes = u.stored_bytes + excluded.stored_bytes
-""")
-_OUTBOX = text("""
+"""
+_OUTBOX = """
     INSERT INTO outbox (consumer, bucket_id, key, version_id, kind, stamp)
     SELECT c.name, r.bucket_id, r.key, r.version_id, r.kind, r.stamp
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+    FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
         (bucket_id bigint, key text, version_id text, kind text, stamp text)
     JOIN outbox_consumers c ON c.bucket_id = r.bucket_id
-""")
-_EFFECTS = text("""
+"""
+_EFFECTS = """
     INSERT INTO effects (bucket_id, key, version_id, kind, details)
     SELECT bucket_id, key, version_id, kind, details
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+    FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
         (bucket_id bigint, key text, version_id text, kind text, details jsonb)
     RETURNING id
-""")
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,32 +138,36 @@ async def commit_writes(
 
     ``places`` are the keys of those writes.
     """
-    keys = _places(places := list(places))
+    keys, all_ids = {"places": _places(places)}, {"ids": list(ids)}
     async with catalog.begin() as connection:
-        await connection.execute(_LOCK, {"places": keys})
-        taken = (await connection.execute(_TAKE, {"ids": list(ids)})).all()
-        intents = {row.write_id: to_intent(row) for row in taken}
-        missing = [one for one in ids if one not in intents]
+        reads = (_LOCK, keys), (_TAKE, all_ids), (_NEWEST, keys), (_BEHIND, keys)
+        _, taken, newest, behind, _, [head] = await at_once(
+            connection, *reads, *head_of(recorder.chain)
+        )
+        intents = {intent.write_id: intent for intent in map(to_intent, taken)}
         done: dict[UUID, ObjectRow] = {}
-        if missing:
-            found = await connection.execute(_DONE, {"ids": missing, "places": keys})
+        if missing := [one for one in ids if one not in intents]:
+            [found] = await at_once(connection, (_DONE, keys | {"ids": missing}))
             done = {row.write_id: row for row in map(to_row, found)}
-        newest = await newest_of(connection, places)
-        behind = await connection.execute(_BEHIND, {"places": keys})
-        seen = Seen(intents, newest, {(row[0], row[1]): row[2] for row in behind}, done)
-        if intents:
-            await write(connection, settle(seen), recorder=recorder)
+        seen = Seen(intents, _by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)
+        if intents or len(done) < len(missing):
+            asked = _written(settle(seen), head, recorder=recorder)
+            await at_once(connection, *asked, commit=True)
     return seen
 
 
 async def lock_keys(connection: AsyncConnection, places: Iterable[Place]) -> None:
     """Hold keys until the transaction ends."""
-    await connection.execute(_LOCK, {"places": _places(places)})
+    await at_once(connection, (_LOCK, {"places": _places(places)}))
 
 
 async def newest_of(connection: AsyncConnection, places: Iterable[Place]) -> dict[Place, ObjectRow]:
     """The newest version of each key, delete markers included; a key without any is missing."""
-    found = await connection.execute(_NEWEST, {"places": _places(places)})
+    [found] = await at_once(connection, (_NEWEST, {"places": _places(places)}))
+    return _by_place(found)
+
+
+def _by_place(found: Rows) -> dict[Place, ObjectRow]:
     return {(row.bucket_id, row.key): row for row in map(to_row, found)}
 
 
@@ -172,25 +175,30 @@ async def write(
     connection: AsyncConnection, changes: Changes, *, recorder: Recorder
 ) -> tuple[int, ...]:
     """Write all of it, within the caller's transaction; the ids of the effects, in their order."""
+    _, [head] = await at_once(connection, *head_of(recorder.chain))
+    *_, effects = await at_once(connection, *_written(changes, head, recorder=recorder))
+    return tuple(row[0] for row in effects) if changes.effects else ()
+
+
+def _written(changes: Changes, head: tuple[Any, ...], *, recorder: Recorder) -> Iterator[Ask]:
+    """The statements that write it, the effects last; ``head`` is of the recorder's chain."""
     if changes.rows:
-        await connection.execute(_VERSIONS, {"rows": as_json(map(from_row, changes.rows))})
-    live = [from_row(row) for row in changes.current.values() if row is not None]
-    if live:
-        await connection.execute(_CURRENT, {"rows": as_json(live)})
+        yield _VERSIONS, {"rows": as_json(map(from_row, changes.rows))}
+    if live := [from_row(row) for row in changes.current.values() if row is not None]:
+        yield _CURRENT, {"rows": as_json(live)}
     if gone := [place for place, row in changes.current.items() if row is None]:
-        await connection.execute(_GONE, {"places": _places(gone)})
+        yield _GONE, {"places": _places(gone)}
     if usage := [_usage_row(bucket_id, used) for bucket_id, used in changes.usage.items()]:
-        await connection.execute(_USAGE, {"rows": as_json(usage), "slot": recorder.slot})
+        yield _USAGE, {"rows": as_json(usage), "slot": recorder.slot}
     if changes.records:
-        await add_records(connection, recorder.chain, changes.records, at=recorder.at())
+        yield from next_records(recorder.chain, head, changes.records, at=recorder.at())
     if changes.events:
         rows = as_json({name: getattr(one, name) for name in _EVENT} for one in changes.events)
-        await connection.execute(_OUTBOX, {"rows": rows})
-    if not changes.effects:
-        return ()
-    names = ("bucket_id", "key", "version_id", "kind", "details")
-    rows = as_json(dict(zip(names, one, strict=True)) for one in changes.effects)
-    return tuple(row.id for row in await connection.execute(_EFFECTS, {"rows": rows}))
+        yield _OUTBOX, {"rows": rows}
+    if changes.effects:
+        names = ("bucket_id", "key", "version_id", "kind", "details")
+        rows = as_json(dict(zip(names, one, strict=True)) for one in changes.effects)
+        yield _EFFECTS, {"rows": rows}
 
 
 _EVENT = ("bucket_id", "key", "version_id", "kind", "stamp")

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import Intent, NewIntent, WriteKind
@@ -22,16 +22,17 @@ from entrepot.stamp import Stamp
 _COLUMNS = "write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details"
 
 # A write that chose its time in the same instant through another writer takes it first: then the
-# conflict on (key, stamp_ms) leaves this one out, and the caller tries again.
-_BEGIN = text(f"""
+# conflict on (key, stamp_ms) leaves this one out, and the caller tries again. Rows go in in one
+# order, so two writers never wait for each other in a circle.
+_BEGIN = f"""
     INSERT INTO intents
         (write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details,
          expires_at)
     SELECT k.write_id, k.bucket_id, k.key, k.kind, k.version_id,
-           greatest(k.clock_ms, n.stamp_ms + 1, p.stamp_ms + 1) + k.nth, :site, :writer,
+           greatest(k.clock_ms, n.stamp_ms + 1, p.stamp_ms + 1) + k.nth, %(site)s, %(writer)s,
            n.stamp_ms || '.' || n.site || '.' || n.writer, k.details,
-           clock_timestamp() + :lease
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS k
+           clock_timestamp() + %(lease)s
+    FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS k
         (write_id uuid, bucket_id bigint, key text, kind text, version_id text, clock_ms bigint,
          nth integer, details jsonb)
     LEFT JOIN LATERAL ({NEWEST}) n ON true
@@ -39,9 +40,10 @@ _BEGIN = text(f"""
         SELECT i.stamp_ms FROM intents i WHERE i.bucket_id = k.bucket_id AND i.key = k.key
         ORDER BY i.stamp_ms DESC LIMIT 1
     ) p ON true
+    ORDER BY k.bucket_id, k.key, k.nth
     ON CONFLICT DO NOTHING
     RETURNING {_COLUMNS}
-""")
+"""
 _RENEW = text("""
     UPDATE intents SET expires_at = clock_timestamp() + :lease WHERE write_id = ANY(:ids)
 """)
@@ -86,9 +88,8 @@ async def begin(
         )
         nth[place] += 1
     given = {"site": site, "writer": writer, "lease": timedelta(seconds=lease_s)}
-    async with catalog.begin() as connection:
-        found = await connection.execute(_BEGIN, {"rows": as_json(rows), **given})
-        return {row.write_id: to_intent(row) for row in found}
+    found = await catalog.ask(_BEGIN, {"rows": as_json(rows), **given})
+    return {intent.write_id: intent for intent in map(to_intent, found)}
 
 
 async def renew(catalog: Catalog, ids: Sequence[UUID], *, lease_s: float) -> int:
@@ -126,15 +127,16 @@ async def raise_floor(catalog: Catalog, floor_ms: int) -> tuple[int, int]:
     return kept_ms, wall_ms
 
 
-def to_intent(row: Row[Any]) -> Intent:
-    """A row of ``intents``."""
+def to_intent(found: Sequence[Any]) -> Intent:
+    """A row of ``intents``, read with its columns in this order."""
+    write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details = found
     return Intent(
-        write_id=row.write_id,
-        bucket_id=row.bucket_id,
-        key=row.key,
-        kind=WriteKind(row.kind),
-        version_id=row.version_id,
-        stamp=Stamp(row.stamp_ms, row.site, row.writer),
-        parent=stamp_or_none(row.parent),
-        details=row.details,
+        write_id,
+        bucket_id,
+        key,
+        WriteKind(kind),
+        version_id,
+        Stamp(stamp_ms, site, writer),
+        stamp_or_none(parent),
+        details,
     )

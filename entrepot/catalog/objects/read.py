@@ -4,54 +4,57 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import Listed, ObjectRow, Usage
 from entrepot.catalog.objects.rows import COLUMNS, NEWEST, as_json, to_row
 
-_LAST = chr(0x10FFFF)
+_LAST = chr(0x10FFFF) * 257
+"""Longer than a key may be, so behind a prefix it sorts after every key that has the prefix."""
 
 _LISTED = "o.key, o.version_id, o.stamp_ms, o.size_bytes, o.etag"
-_PAGE = text(f"""
+_PAGE = f"""
     SELECT {_LISTED} FROM objects o
-    WHERE o.bucket_id = :bucket_id AND o.key > :after AND o.key >= :prefix AND o.key < :end
-    ORDER BY o.key LIMIT :most
-""")
+    WHERE o.bucket_id = %(bucket_id)s AND o.key > %(after)s
+        AND o.key >= %(prefix)s AND o.key < %(end)s
+    ORDER BY o.key LIMIT %(most)s
+"""
 # With a delimiter each step jumps over what it folded: a folder of a million keys is one entry
 # and one look into the index.
-_FOLDED = text(f"""
+_FOLDED = f"""
     WITH RECURSIVE step AS (
         (SELECT {_LISTED}, 1 AS number FROM objects o
-         WHERE o.bucket_id = :bucket_id AND o.key > :after AND o.key >= :prefix AND o.key < :end
+         WHERE o.bucket_id = %(bucket_id)s AND o.key > %(after)s
+             AND o.key >= %(prefix)s AND o.key < %(end)s
          ORDER BY o.key LIMIT 1)
         UNION ALL
         SELECT n.*, s.number + 1 FROM step s CROSS JOIN LATERAL (
             SELECT {_LISTED} FROM objects o
-            WHERE o.bucket_id = :bucket_id AND o.key < :end AND o.key >
-                CASE WHEN strpos(substr(s.key, :skip), :delimiter) > 0
-                THEN left(s.key, :skip - 1 + strpos(substr(s.key, :skip), :delimiter)
-                          + length(:delimiter) - 1) || :last
+            WHERE o.bucket_id = %(bucket_id)s AND o.key < %(end)s AND o.key >
+                CASE WHEN strpos(substr(s.key, %(skip)s), %(delimiter)s) > 0
+                THEN left(s.key, %(skip)s - 1 + strpos(substr(s.key, %(skip)s), %(delimiter)s)
+                          + length(%(delimiter)s) - 1) || %(last)s
                 ELSE s.key END
             ORDER BY o.key LIMIT 1
-        ) n WHERE s.number < :most
+        ) n WHERE s.number < %(most)s
     )
     SELECT key, version_id, stamp_ms, size_bytes, etag FROM step
-""")
-_NEWEST_OF = text(f"""
-    SELECT n.* FROM jsonb_to_recordset(CAST(:places AS jsonb)) AS k (bucket_id bigint, key text)
+"""
+_NEWEST_OF = f"""
+    SELECT n.* FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
     CROSS JOIN LATERAL ({NEWEST}) n
-""")
-_VERSION = text(f"""
+"""
+_VERSION = f"""
     SELECT {COLUMNS} FROM versions
-    WHERE bucket_id = :bucket_id AND key = :key AND version_id = :version_id
-""")
-_VERSIONS = text(f"""
+    WHERE bucket_id = %(bucket_id)s AND key = %(key)s AND version_id = %(version_id)s
+"""
+_VERSIONS = f"""
     SELECT {COLUMNS} FROM versions
-    WHERE bucket_id = :bucket_id AND key >= :prefix AND key < :end AND (
-        key > :after OR (key = :after AND stamp_ms < :before_ms))
-    ORDER BY key, stamp_ms DESC, site DESC, writer DESC LIMIT :most
-""")
+    WHERE bucket_id = %(bucket_id)s AND key >= %(prefix)s AND key < %(end)s
+        AND key >= %(after)s AND (key > %(after)s OR (key = %(after)s AND stamp_ms < %(before_ms)s))
+    ORDER BY key, stamp_ms DESC, site DESC, writer DESC LIMIT %(most)s
+"""
 _HAS = text("""
     SELECT version_id FROM versions
     WHERE bucket_id = :bucket_id AND (key, version_id) IN (
@@ -80,9 +83,8 @@ async def newest_versions(
 ) -> dict[tuple[int, str], ObjectRow]:
     """The newest version of each key, delete markers included, in one statement."""
     given = as_json({"bucket_id": bucket_id, "key": key} for bucket_id, key in places)
-    async with catalog.begin() as connection:
-        rows = map(to_row, await connection.execute(_NEWEST_OF, {"places": given}))
-        return {(row.bucket_id, row.key): row for row in rows}
+    rows = map(to_row, await catalog.ask(_NEWEST_OF, {"places": given}))
+    return {(row.bucket_id, row.key): row for row in rows}
 
 
 async def get_version(
@@ -90,9 +92,8 @@ async def get_version(
 ) -> ObjectRow | None:
     """One version by its id."""
     given = {"bucket_id": bucket_id, "key": key, "version_id": version_id}
-    async with catalog.begin() as connection:
-        row = (await connection.execute(_VERSION, given)).one_or_none()
-    return to_row(row) if row else None
+    found = await catalog.ask(_VERSION, given)
+    return to_row(found[0]) if found else None
 
 
 async def list_objects(
@@ -112,13 +113,12 @@ async def list_objects(
     if delimiter and after.startswith(prefix) and delimiter in after[len(prefix) :]:
         after = after[: after.index(delimiter, len(prefix)) + len(delimiter)] + _LAST
     given = {"bucket_id": bucket_id, "prefix": prefix, "end": _end_of(prefix), "after": after}
-    async with catalog.begin() as connection:
-        if not delimiter:
-            found = await connection.execute(_PAGE, given | {"most": most})
-            return tuple(map(_to_listed, found))
-        given |= {"delimiter": delimiter, "skip": len(prefix) + 1, "last": _LAST, "most": most}
-        found = await connection.execute(_FOLDED, given)
-        return tuple(_folded(_to_listed(row), len(prefix), delimiter) for row in found)
+    if not delimiter:
+        found = await catalog.ask(_PAGE, given | {"most": most})
+        return tuple(Listed(*row) for row in found)
+    given |= {"delimiter": delimiter, "skip": len(prefix) + 1, "last": _LAST, "most": most}
+    found = await catalog.ask(_FOLDED, given)
+    return tuple(_folded(Listed(*row), len(prefix), delimiter) for row in found)
 
 
 async def list_versions(
@@ -135,9 +135,8 @@ async def list_versions(
     Those of keys after ``after``, and those of ``after`` itself that are older than ``before_ms``.
     """
     given = {"bucket_id": bucket_id, "prefix": prefix, "end": _end_of(prefix), "after": after}
-    async with catalog.begin() as connection:
-        found = await connection.execute(_VERSIONS, given | {"before_ms": before_ms, "most": most})
-        return tuple(map(to_row, found))
+    found = await catalog.ask(_VERSIONS, given | {"before_ms": before_ms, "most": most})
+    return tuple(map(to_row, found))
 
 
 async def known_versions(
@@ -167,14 +166,7 @@ async def _usage(catalog: Catalog, statement: Any, bucket_id: int) -> Usage:
 
 
 def _end_of(prefix: str) -> str:
-    # Every key that starts with the prefix sorts before this, and none but odd ones after it:
-    # a key may hold U+10FFFF, so there are four in a row, which the length of a key allows.
-    return prefix + _LAST * 4
-
-
-def _to_listed(row: Row[Any]) -> Listed:
-    key, version_id, mtime_ms, size_bytes, etag = row
-    return Listed(key, version_id, mtime_ms, size_bytes, etag)
+    return prefix + _LAST
 
 
 def _folded(entry: Listed, skip: int, delimiter: str) -> Listed:

@@ -1,11 +1,8 @@
 """Between Postgres rows and our values: one place knows the columns of ``versions``."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
-
-from sqlalchemy import Row
 
 from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.stamp import Stamp
@@ -38,7 +35,7 @@ def stamp_or_none(text: str | None) -> Stamp | None:
     return Stamp.parse(text) if text else None
 
 
-def to_row(found: Row[Any]) -> ObjectRow:
+def to_row(found: Sequence[Any]) -> ObjectRow:
     """A row of ``versions``, read with ``COLUMNS``."""
     bucket_id, key, version_id, stamp_ms, site, writer, parent, write_id, *rest = found
     return ObjectRow(
@@ -46,7 +43,7 @@ def to_row(found: Row[Any]) -> ObjectRow:
         key,
         version_id,
         Stamp(stamp_ms, site, writer),
-        UUID(str(write_id)),
+        write_id,
         stamp_or_none(parent),
         *rest,
     )

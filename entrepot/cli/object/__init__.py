@@ -1,0 +1,1 @@
+"""``entrepot object``: put, get, list, explain and remove objects; decrypt one offline."""
