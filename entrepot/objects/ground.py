@@ -137,7 +137,14 @@ class Ground:
             if intent := await self.intents.submit(new):
                 self.under_way.add(intent.write_id)
                 return intent
-        raise Unavailable("too many writers of one key at once", key=new.key)
+        # Another process dropped the bucket, and may have made it anew under another id.
+        for name in [name for name, (_, each) in self._buckets.items() if each.id == new.bucket_id]:
+            self.forget(name)
+        raise Unavailable(
+            "the bucket was dropped, or too many write one key at once",
+            hint="try again",
+            key=new.key,
+        )
 
     async def _begin(self, new: Sequence[NewIntent]) -> Sequence[Intent | None]:
         wall_ms = self.hybrid.wall_ms()

@@ -12,13 +12,14 @@ from entrepot.catalog.buckets import Bucket
 from entrepot.errors import AlreadyExists, IntegrityError
 from entrepot.objects.ground import Ground
 
+PREFIX = "entrepot-internal-"
 _RECORDS = "buckets/"
 _FIELDS = ("tenant_id", "encrypted", "compressed", "locked")
 
 
 def internal_bucket(site: str) -> str:
     """Its name; no client's bucket can have it, as names that start so are refused."""
-    return f"entrepot-internal-{site}"[:63].rstrip("-.")
+    return f"{PREFIX}{site}"[:63].rstrip("-.")
 
 
 async def has_internal(ground: Ground) -> str:

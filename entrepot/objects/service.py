@@ -5,22 +5,14 @@ Rows that come back are of what the client sent: ``size_bytes`` and ``etag`` are
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Self
 from uuid import UUID
 
-from entrepot.catalog.buckets import (
-    Bucket,
-    adopt_bucket,
-    forget_bucket,
-    get_bucket,
-    list_buckets,
-    manage_bucket,
-)
-from entrepot.catalog.objects.facts import Changes, Listed, ObjectRow, Usage
+from entrepot.catalog.buckets import Bucket
+from entrepot.catalog.objects.facts import Listed, ObjectRow, Usage
 from entrepot.catalog.objects.read import (
     get_version,
     list_objects,
@@ -31,28 +23,21 @@ from entrepot.catalog.objects.read import (
 from entrepot.catalog.objects.uploads import Upload, UploadPart, list_uploads
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import (
-    AlreadyExists,
-    BucketNotFound,
     InvalidInput,
-    PreconditionFailed,
     RetryableError,
     Unavailable,
     Unsupported,
 )
-from entrepot.objects import adopted, uploads, writes
+from entrepot.objects import adopted, buckets, uploads, writes
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
-from entrepot.objects.internal import drop_record, save_record
 from entrepot.objects.marks import check_attributes, from_json
 from entrepot.objects.names import check_name
 from entrepot.objects.reads import Opened, find, find_in_store, opened
 from entrepot.objects.recover import Keeper
 from entrepot.objects.removal import hold, remove_version, retain, set_tags
 from entrepot.objects.writes import Wish
-from entrepot.store.check import check_bucket
-from entrepot.store.protocol import PAGE_MAX, Capability, LockMode, Source
-
-_NEEDED = (Capability.VERSIONING, Capability.ORIGIN)
+from entrepot.store.protocol import PAGE_MAX, LockMode, Source
 
 
 class Objects:
@@ -93,54 +78,12 @@ class Objects:
         ``locked`` gives it object lock. ``Unsupported`` where the site cannot keep versions and
         times that we choose, or locks. Created again by its owner, it is left as it is.
         """
-        check_bucket(name)
-        if name.startswith("entrepot-internal-"):
-            raise InvalidInput("bucket names that start like this are reserved", bucket=name)
-        needed = (*_NEEDED, Capability.LOCK) if locked else _NEEDED
-        if missing := [each for each in needed if each not in self.ground.capabilities]:
-            raise Unsupported(
-                "this site cannot hold managed buckets",
-                hint="adopt the bucket instead, or use a site with these capabilities",
-                missing=", ".join(missing),
-            )
-        try:
-            await self.ground.store.create(name, versioned=True, locked=locked)
-        except AlreadyExists:
-            await self._check_ours(name, tenant_id)
-        bucket = await manage_bucket(
-            self.ground.catalog,
-            name=name,
-            tenant_id=tenant_id,
-            encrypted=encrypted,
-            compressed=compressed,
-            locked=locked,
-        )
-        await save_record(self.ground, bucket)
-        await self._note("create bucket", bucket)
-        return bucket
-
-    async def _check_ours(self, name: str, tenant_id: str) -> None:
-        """A bucket that is in the store already is ours, or empty and versioned."""
-        known = {each.name: each for each in await list_buckets(self.ground.catalog)}
-        if name in known:
-            return
-        async for page in self.ground.store.versions(name, page_size=1):
-            if len(page):
-                raise AlreadyExists(
-                    "the bucket holds objects that did not come through us",
-                    hint=f"entrepot bucket adopt {name} --tenant {tenant_id}",
-                    bucket=name,
-                )
-        if not await self.ground.store.versioned(name):
-            raise AlreadyExists("the bucket is not versioned", bucket=name)
+        options = {"encrypted": encrypted, "compressed": compressed, "locked": locked}
+        return await buckets.create(self.ground, name, tenant_id=tenant_id, **options)
 
     async def adopt_bucket(self, name: str, *, tenant_id: str) -> Bucket:
         """Look after a bucket that others write to as well."""
-        check_bucket(name)
-        await self.ground.store.versioned(name)  # is it there?
-        bucket = await adopt_bucket(self.ground.catalog, name=name, tenant_id=tenant_id)
-        await self._note("adopt bucket", bucket)
-        return bucket
+        return await buckets.adopt(self.ground, name, tenant_id=tenant_id)
 
     async def drop_bucket(self, name: str) -> None:
         """Remove an empty managed bucket, or look after an adopted one no longer.
@@ -148,22 +91,7 @@ class Objects:
         ``PreconditionFailed`` where versions remain, or uploads. Killed in the middle and called
         again it comes to the same end.
         """
-        found = await get_bucket(self.ground.catalog, name=name)
-        if found.mode is BucketMode.MANAGED:
-            if await self.uploads(name, most=1) or await self.versions(name, most=1):
-                raise PreconditionFailed(
-                    "the bucket is not empty", hint=f"entrepot object versions {name}", bucket=name
-                )
-            with contextlib.suppress(BucketNotFound):
-                await self.ground.store.drop(name)
-            await drop_record(self.ground, name)
-        await forget_bucket(self.ground.catalog, name=name)
-        self.ground.forget(name)
-        await self._note("drop bucket", found)
-
-    async def _note(self, action: str, bucket: Bucket) -> None:
-        facts = {"bucket_id": bucket.id, "bucket": bucket.name, "tenant": bucket.tenant_id}
-        await self.ground.note(Changes(records=({"action": action, **facts},)))
+        await buckets.drop(self.ground, name)
 
     async def usage(self, bucket: str, *, recount: bool = False) -> Usage:
         """What a managed bucket holds: as kept with each change, or counted anew."""

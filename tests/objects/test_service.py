@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+from pathlib import Path
 
 import pytest
 
 from entrepot.catalog.objects.audit import flaws
 from entrepot.catalog.objects.read import recount_usage, usage_of
+from entrepot.embedded.minio import MinioServer
 from entrepot.errors import (
     AlreadyExists,
     BucketNotFound,
@@ -15,6 +17,7 @@ from entrepot.errors import (
     InvalidInput,
     NotFound,
     PreconditionFailed,
+    Unavailable,
 )
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import AUDITOR, audit_secret
@@ -22,7 +25,7 @@ from entrepot.objects.reads import DeleteMarker
 from entrepot.objects.service import Objects
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes
-from tests.objects.worlds import new_bucket_name, pieces
+from tests.objects.worlds import new_bucket_name, objects_of, pieces, s3_store
 
 BIG = b"".join(f"line {number} of a text that shrinks\n".encode() for number in range(300_000))
 """Some 11 MB."""
@@ -253,3 +256,20 @@ async def test_a_bucket_belongs_to_one_tenant(objects: Objects, bucket: str) -> 
     await objects.drop_bucket(name)
     async with objects.ground.store.get(name, "k") as body:  # it was only looked after
         assert await body.read() == b"somebody else's"
+
+
+async def test_a_bucket_that_another_process_made_anew(
+    objects: Objects, plain: str, site_dsn: str, minio_a: MinioServer, keys_dir: Path
+) -> None:
+    """Nothing is acknowledged into the bucket that was."""
+    before = await objects.ground.bucket(plain)
+    store = s3_store(minio_a)
+    async with objects_of(site_dsn, store, keys_dir) as other:
+        await other.drop_bucket(plain)
+        await other.create_bucket(plain, tenant_id="globex")
+    await store.close()
+    with pytest.raises(Unavailable):
+        await objects.put(plain, "k", b"x")
+    row = await objects.put(plain, "k", b"x")
+    assert row.bucket_id != before.id
+    assert [each.version_id for each in await objects.versions(plain)] == [row.version_id]

@@ -35,6 +35,7 @@ _BEGIN = f"""
     FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS k
         (write_id uuid, bucket_id bigint, key text, kind text, version_id text, clock_ms bigint,
          nth integer, details jsonb)
+    JOIN buckets b ON b.id = k.bucket_id
     LEFT JOIN LATERAL ({NEWEST}) n ON true
     LEFT JOIN LATERAL (
         SELECT i.stamp_ms FROM intents i WHERE i.bucket_id = k.bucket_id AND i.key = k.key
@@ -68,7 +69,8 @@ async def begin(
 ) -> Mapping[UUID, Intent]:
     """Record writes about to start, in one statement, and give them their stamps.
 
-    What is missing in the answer met another write in the same instant; ask again for it.
+    What is missing in the answer met another write in the same instant, or its bucket is gone;
+    ask again for it.
     """
     nth: Counter[tuple[int, str]] = Counter()
     rows = []
