@@ -80,7 +80,7 @@ async def start(ground: Ground, bucket: Bucket, key: str, *, wish: Wish) -> UUID
         bucket.name,
         stored_key(key),
         attributes=attributes,
-        origin=Origin(str(upload_id), ground.hybrid.now_ms()),
+        origin=Origin(str(upload_id), ground.hybrid.wall_ms()),
     )
     await start_upload(
         ground.catalog,

@@ -1,14 +1,10 @@
 """Managed buckets from the command line: what it says is held against boto3 and plain SQL."""
 
 import asyncio
-import json
 import os
 import pty
 import re
-import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,72 +17,23 @@ from entrepot.cli.object.explain import why
 from entrepot.cli.object.opening import iso, shown
 from entrepot.clock import new_bytes, new_id
 from entrepot.stamp import Stamp
+from tests.cli.managed import PASSPHRASE, TENANT, Quick, ours, run
 from tests.cli.test_mistakes import alone, said
-from tests.running import Running, wait_for
 from tests.sources import ROOT
 
-TENANT = "studio"
-PASSPHRASE = {"ENTREPOT_KIT_PASSPHRASE": "correct horse battery"}
-
 
 @pytest.fixture(scope="module")
-def made(stack: Running) -> Running:
-    stack.entrepot("tenant", "add", TENANT)
-    return stack
-
-
-def bucket_of(stack: Running, *options: str) -> str:
-    name = f"managed-{new_id().hex[:8]}"
-    stack.entrepot("bucket", "create", name, "--tenant", TENANT, *options)
-    return name
-
-
-@pytest.fixture(scope="module")
-def plain(made: Running) -> str:
-    return bucket_of(made)
-
-
-@pytest.fixture(scope="module")
-def sealed(made: Running) -> str:
-    return bucket_of(made, "--encrypted", "--compressed")
-
-
-@pytest.fixture(scope="module")
-def kit(made: Running, sealed: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kit(made: Quick, sealed: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("kit") / "kit.txt"
-    source = path.with_name("small")
-    source.write_bytes(b"small")
-    made.entrepot("object", "put", sealed, "first-of-its-tenant", str(source))
-    env = made.info.client_env() | PASSPHRASE
-    run([sys.executable, "-m", "entrepot.cli", "keys", "export", str(path)], env=env)
+    made.put(sealed, "first-of-its-tenant", b"small")
+    run(ours("keys", "export", path), env=made.info.client_env() | PASSPHRASE)
     return path
-
-
-def run(
-    command: list[str], *, env: dict[str, str], data: bytes = b"", code: int = 0
-) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run(
-        command, env=env, input=data, capture_output=True, check=False, timeout=120
-    )
-    assert done.returncode == code, done.stderr
-    return done
-
-
-def piped(stack: Running, *arguments: str, data: bytes = b"", code: int = 0) -> bytes:
-    """Standard output of a command that has ``data`` as its standard input."""
-    command = [sys.executable, "-m", "entrepot.cli", *arguments]
-    return run(command, env=stack.info.client_env(), data=data, code=code).stdout
-
-
-def raw(stack: Running, bucket: str, key: str) -> bytes:
-    body: bytes = stack.s3("site-a").get_object(Bucket=bucket, Key=key)["Body"].read()
-    return body
 
 
 # Buckets
 
 
-def test_a_managed_bucket_is_created_listed_and_shown(made: Running, tmp_path: Path) -> None:
+def test_a_managed_bucket_is_created_listed_and_shown(made: Quick, tmp_path: Path) -> None:
     name = f"managed-{new_id().hex[:8]}"
     create = ("bucket", "create", name, "--tenant", TENANT)
     for _ in range(2):
@@ -114,8 +61,8 @@ def test_a_managed_bucket_is_created_listed_and_shown(made: Running, tmp_path: P
     assert "with other options" in error and hint == f"entrepot bucket show {name}"
 
 
-def test_a_recount_that_differs_is_told(made: Running, plain: str) -> None:
-    piped(made, "object", "put", plain, "counted", data=b"1")
+def test_a_recount_that_differs_is_told(made: Quick, plain: str) -> None:
+    made.put(plain, "counted", b"1")
     change = (
         "UPDATE usage_counters SET versions = versions + %s"
         " WHERE bucket_id = (SELECT id FROM buckets WHERE name = %s) AND slot ="
@@ -136,7 +83,7 @@ def test_a_recount_that_differs_is_told(made: Running, plain: str) -> None:
 # Objects
 
 
-def test_a_plain_object_is_any_tools_to_read(made: Running, plain: str, tmp_path: Path) -> None:
+def test_a_plain_object_is_any_tools_to_read(made: Quick, plain: str, tmp_path: Path) -> None:
     source = tmp_path / "page"
     source.write_bytes(b"<p>hello")
     put = ("object", "put", plain, "dir/page.html", str(source), "--metadata", "Author=ada=x")
@@ -150,23 +97,23 @@ def test_a_plain_object_is_any_tools_to_read(made: Running, plain: str, tmp_path
 
 @pytest.mark.parametrize("kind", ["plain", "sealed"])
 def test_an_object_comes_and_goes(
-    made: Running, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    made: Quick, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     bucket, key = request.getfixturevalue(kind), f"k-{new_id().hex[:6]}"
     bodies = [new_bytes(9_000_000), b"all the same\n" * 100_000]
-    piped(made, "object", "put", bucket, key, data=bodies[0])  # of unknown length
+    made.process("object", "put", bucket, key, data=bodies[0])  # of unknown length
     (tmp_path / "source").write_bytes(bodies[1])
     made.entrepot("object", "put", bucket, key, str(tmp_path / "source"))
     [second, first] = made.json("object", "versions", bucket, key)
     assert (second["current"], first["current"]) == (True, False)
 
-    assert piped(made, "object", "get", bucket, key) == bodies[1]
+    assert made.get(bucket, key) == bodies[1]
     target = tmp_path / "target"
     made.entrepot("object", "get", bucket, key, str(target), "--version-id", first["version"])
     assert target.read_bytes() == bodies[0]
     for span, part in (("5-9", slice(5, 10)), ("1299990-", slice(1299990, None))):
-        assert piped(made, "object", "get", bucket, key, "--range", span) == bodies[1][part]
-    assert piped(made, "object", "get", bucket, key, "--range", "-7") == bodies[1][-7:]
+        assert made.get(bucket, key, "--range", span) == bodies[1][part]
+    assert made.get(bucket, key, "--range", "-7") == bodies[1][-7:]
 
     assert made.json("object", "rm", bucket, key)["delete_marker"]
     error, hint = said(made.entrepot("object", "get", bucket, key, code=1).stderr)
@@ -175,11 +122,11 @@ def test_an_object_comes_and_goes(
     marker = made.json("object", "versions", bucket, key)[0]
     assert (marker["what"], marker["current"]) == ("delete marker", True)
     made.entrepot("object", "rm", bucket, key, "--version-id", marker["version"])
-    assert piped(made, "object", "get", bucket, key) == bodies[1]
+    assert made.get(bucket, key) == bodies[1]
 
 
-def test_a_file_is_replaced_only_when_asked(made: Running, plain: str, tmp_path: Path) -> None:
-    piped(made, "object", "put", plain, "replace", data=b"new")
+def test_a_file_is_replaced_only_when_asked(made: Quick, plain: str, tmp_path: Path) -> None:
+    made.put(plain, "replace", b"new")
     target = tmp_path / "target"
     target.write_bytes(b"old")
     get = ("object", "get", plain, "replace", str(target))
@@ -191,7 +138,7 @@ def test_a_file_is_replaced_only_when_asked(made: Running, plain: str, tmp_path:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_conditions(made: Running, plain: str, tmp_path: Path) -> None:
+def test_conditions(made: Quick, plain: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"1")
     put = ("object", "put", plain, "conditional", str(source))
@@ -201,13 +148,13 @@ def test_conditions(made: Running, plain: str, tmp_path: Path) -> None:
     source.write_bytes(b"2")
     made.entrepot(*put, "--if-match", f'"{row["etag"]}"')
     assert "not the one" in said(made.entrepot(*put, "--if-match", row["etag"], code=1).stderr)[0]
-    assert raw(made, plain, "conditional") == b"2"
+    assert made.raw(plain, "conditional") == b"2"
 
 
-def test_listings_are_cut_and_gone_on_with(made: Running, tmp_path: Path) -> None:
-    bucket = bucket_of(made)
+def test_listings_are_cut_and_gone_on_with(made: Quick, tmp_path: Path) -> None:
+    bucket = made.new_bucket()
     for key in ("a b", "f/1", "f/2", "g\n", "z"):
-        piped(made, "object", "put", bucket, key, data=b"x")
+        made.put(bucket, key, b"x")
     done = made.entrepot("object", "list", bucket, "--limit", "2", "--delimiter", "/")
     assert [line.split("  ")[-1] for line in done.stdout.splitlines()] == ["a b", "f/"]
     assert done.stderr == "more follow; go on with --after f/\n"
@@ -220,13 +167,13 @@ def test_listings_are_cut_and_gone_on_with(made: Running, tmp_path: Path) -> Non
     assert made.entrepot("object", "versions", bucket, "--limit", "2").stderr.startswith("more")
 
 
-def test_a_terminal_gets_text_only(made: Running, plain: str) -> None:
-    piped(made, "object", "put", plain, "binary", data=b"\x1b[31m\x00")
-    piped(made, "object", "put", plain, "text", data=b"plain words\n")
+def test_a_terminal_gets_text_only(made: Quick, plain: str) -> None:
+    made.put(plain, "binary", b"\x1b[31m\x00")
+    made.put(plain, "text", b"plain words\n")
     seen = {}
     for key, code in (("binary", 2), ("text", 0)):
         main, side = pty.openpty()
-        command = [sys.executable, "-m", "entrepot.cli", "object", "get", plain, key]
+        command = ours("object", "get", plain, key)
         done = subprocess.run(
             command,
             env=made.info.client_env(),
@@ -252,16 +199,16 @@ def _rest(terminal: Any) -> bytes:
         return b""
 
 
-def test_adopted_buckets_pass_through(made: Running, tmp_path: Path) -> None:
+def test_adopted_buckets_pass_through(made: Quick, tmp_path: Path) -> None:
     bucket = made.bucket("passing")
     made.entrepot("bucket", "adopt", bucket, "--tenant", TENANT)
     source = tmp_path / "source"
     source.write_bytes(b"through")
     made.entrepot("object", "put", bucket, "k", str(source))
-    assert raw(made, bucket, "k") == b"through"
-    assert piped(made, "object", "get", bucket, "k") == b"through"
+    assert made.raw(bucket, "k") == b"through"
+    assert made.get(bucket, "k") == b"through"
     assert [row["key"] for row in made.json("object", "list", bucket)] == ["k"]
-    piped(made, "object", "put", bucket, "k", data=b"stream", code=2)
+    made.process("object", "put", bucket, "k", data=b"stream", code=2)
     error, hint = said(made.entrepot("object", "explain", bucket, "k", code=1).stderr)
     assert "adopted bucket" in error and "managed" in hint
     error, _ = said(made.entrepot("catalog", "check", bucket, code=1).stderr)
@@ -316,10 +263,10 @@ def test_why_a_version_is_current(rows: list[ObjectRow], line: str) -> None:
     assert why(rows) == line
 
 
-def test_explain_knows_every_version(made: Running, sealed: str) -> None:
+def test_explain_knows_every_version(made: Quick, sealed: str) -> None:
     key = f"explained-{new_id().hex[:6]}"
-    piped(made, "object", "put", sealed, key, data=b"text " * 300_000)
-    piped(made, "object", "put", sealed, key, data=b"small")
+    made.put(sealed, key, b"text " * 300_000)
+    made.put(sealed, key, b"small")
     made.entrepot("object", "rm", sealed, key)
     told = made.json("object", "explain", sealed, key)
     marker, small, text = told["versions"]
@@ -349,22 +296,22 @@ def test_times_and_keys_as_people_read_them() -> None:
 
 @pytest.fixture(scope="module")
 def downloaded(
-    made: Running, sealed: str, kit: Path, tmp_path_factory: pytest.TempPathFactory
+    made: Quick, sealed: str, kit: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, bytes]:
     body, path = new_bytes(3_000_000), tmp_path_factory.mktemp("raw") / "object"
-    piped(made, "object", "put", sealed, "offline", data=body)
-    path.write_bytes(raw(made, sealed, "offline"))
+    made.put(sealed, "offline", body)
+    path.write_bytes(made.raw(sealed, "offline"))
     return path, body
 
 
-async def tenant_key(stack: Running) -> bytes:
+async def tenant_key(stack: Quick) -> bytes:
     async with opened_ring(stack.config) as ring:
         return (await ring.get(TENANT, 1)).secret
 
 
 def offline(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[bytes]:
     """Decrypt where there are no settings, and nothing that they could name."""
-    command = [sys.executable, "-m", "entrepot.cli", "object", "decrypt", *map(str, arguments)]
+    command = ours("object", "decrypt", *arguments)
     env = {name: value for name, value in os.environ.items() if not name.startswith("ENTREPOT_")}
     return run(command, env=env | PASSPHRASE | {"ENTREPOT_DATA": "/nowhere"}, code=code)
 
@@ -381,7 +328,7 @@ def test_an_object_is_decrypted_with_the_kit_alone(
 
 
 def test_an_object_is_decrypted_with_the_key_alone(
-    made: Running, downloaded: tuple[Path, bytes], tmp_path: Path
+    made: Quick, downloaded: tuple[Path, bytes], tmp_path: Path
 ) -> None:
     path, body = downloaded
     secret, file = asyncio.run(tenant_key(made)), tmp_path / "key"
@@ -403,106 +350,24 @@ def test_an_object_is_decrypted_with_the_key_alone(
     assert sorted(tmp_path.iterdir()) == [damaged, file]  # nothing partial, no leftover
 
 
-def test_what_is_only_compressed_needs_no_key(made: Running, tmp_path: Path) -> None:
-    bucket, body = bucket_of(made, "--compressed"), b"again and again\n" * 100_000
-    piped(made, "object", "put", bucket, "k", data=body)
+def test_what_is_only_compressed_needs_no_key(made: Quick, tmp_path: Path) -> None:
+    bucket, body = made.new_bucket("--compressed"), b"again and again\n" * 100_000
+    made.put(bucket, "k", body)
     path = tmp_path / "object"
-    path.write_bytes(raw(made, bucket, "k"))
+    path.write_bytes(made.raw(bucket, "k"))
     assert path.stat().st_size < len(body) / 10
     assert offline(path).stdout == body
     path.write_bytes(body)
     assert "not an encoded object" in said(offline(path, code=1).stderr.decode())[0]
 
 
-# Catalog and audit
-
-
-def test_orphans_are_named_and_healed(made: Running) -> None:
-    bucket = bucket_of(made)
-    piped(made, "object", "put", bucket, "ours", data=b"1")
-    theirs = made.s3("site-a").put_object(Bucket=bucket, Key="theirs", Body=b"2")["VersionId"]
-    found = made.json("catalog", "check", bucket, code=1)
-    assert (found["versions"], found["missing"]) == (2, [])
-    assert found["orphans"] == [
-        {"site": "site-a", "bucket": bucket, "key": "theirs", "version": theirs}
-    ]
-    assert theirs in made.entrepot("catalog", "check", bucket, code=1).stdout
-    healed = made.json("catalog", "check", bucket, "--heal")
-    assert (healed["orphans"], healed["buckets"][0]["taken_up"]) == ([], 1)
-    assert piped(made, "object", "get", bucket, "theirs") == b"2"
-
-
-def test_what_is_missing_is_named_and_stays(made: Running) -> None:
-    bucket = bucket_of(made)
-    row = json.loads(piped(made, "object", "put", bucket, "k", "--json", data=b"1"))
-    gone = {"Bucket": bucket, "Key": "k", "VersionId": row["version"]}
-    made.s3("site-a").delete_object(**gone)
-    for more in ([], ["--heal"]):
-        found = made.json("catalog", "check", bucket, *more, code=1)
-        assert [each["version"] for each in found["missing"]] == [row["version"]]
-    assert said(made.entrepot("object", "get", bucket, "k", code=1).stderr)
-    made.entrepot("object", "rm", bucket, "k", "--version-id", row["version"])
-    assert made.json("catalog", "check", bucket)["missing"] == []
-
-
-def test_the_catalogs_of_all_sites_are_checked_and_rebuilt(made: Running, plain: str) -> None:
-    found = made.json("catalog", "check")
-    assert (found["orphans"], found["missing"]) == ([], [])
-    assert found["versions"] == sum(row["versions"] for row in found["buckets"]) > 0
-    rebuilt = made.json("catalog", "rebuild", "--site", "site-a")
-    assert [row["taken_up"] for row in rebuilt if row["bucket"] == plain] == [0]
-    assert made.json("catalog", "check", "--site", "site-b")["orphans"] == []
-
-
-def test_a_writer_that_is_killed_leaves_nothing(made: Running, plain: str) -> None:
-    command = [sys.executable, "-m", "entrepot.cli", "object", "put", plain, "killed"]
-    under_way = "SELECT write_id FROM intents WHERE key = 'killed'"
-    with subprocess.Popen(command, env=made.info.client_env(), stdin=subprocess.PIPE) as writer:
-        assert writer.stdin
-        writer.stdin.write(new_bytes(12_000_000))
-        writer.stdin.flush()
-        wait_for(lambda: made.sql(under_way, site="site-a"), timeout_s=30)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-    made.sql(
-        "UPDATE intents SET expires_at = now() - interval '1 s' WHERE key = 'killed'"
-        " RETURNING write_id",
-        site="site-a",
-    )
-    rows = {row["site"]: row for row in made.json("catalog", "recover")}
-    assert rows["site-a"] == {"site": "site-a", "completed": 0, "released": 1, "effects": 0}
-    assert made.sql(under_way, site="site-a") == []
-    assert (
-        "no version" in said(made.entrepot("object", "explain", plain, "killed", code=1).stderr)[0]
-    )
-    assert made.json("catalog", "check", plain)["orphans"] == []
-
-
-def test_a_forged_audit_trail_is_found(made: Running, plain: str) -> None:
-    piped(made, "object", "put", plain, "audited", data=b"1")
-    assert made.json("audit", "verify")["flaws"] == []
-    assert "holds at site-a, site-b" in made.entrepot("audit", "verify").stdout
-    [chain] = made.sql(
-        "SELECT chain, record FROM audit WHERE record->>'key' = 'audited' LIMIT 1", site="site-a"
-    )
-    assert chain["record"]["actor"].startswith("cli:")
-    change = "UPDATE audit_chains SET length = length + %s WHERE chain = %s RETURNING chain"
-    made.sql(change, 1, chain["chain"], site="site-a")
-    try:
-        [flaw] = made.json("audit", "verify", code=1)["flaws"]
-        assert (flaw["site"], flaw["chain"], flaw["number"]) == ("site-a", str(chain["chain"]), 1)
-        assert "its end was cut off" in made.entrepot("audit", "verify", code=1).stdout
-    finally:
-        made.sql(change, -1, chain["chain"], site="site-a")
-
-
 # Mistakes
 
 
 @pytest.fixture(scope="module")
-def here(made: Running, plain: str) -> str:
+def here(made: Quick, plain: str) -> str:
     """A bucket with an object of that name."""
-    piped(made, "object", "put", plain, "here", data=b"here")
+    made.put(plain, "here", b"here")
     return plain
 
 
@@ -540,9 +405,7 @@ def here(made: Running, plain: str) -> str:
         ("audit verify --site z", 2, ("no site z", "entrepot site list")),
     ],
 )
-def test_a_mistake(
-    made: Running, here: str, command: str, code: int, told: tuple[str, str]
-) -> None:
+def test_a_mistake(made: Quick, here: str, command: str, code: int, told: tuple[str, str]) -> None:
     words = command.replace("PLAIN", here).replace("README.md", str(ROOT / "README.md"))
     done = made.entrepot(*words.split(), code=code)
     error, hint = said(done.stderr)
@@ -564,31 +427,3 @@ def test_without_settings(command: str, tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (2, "")
     error, hint = said(done.stderr)
     assert error.startswith("no config file") and hint.startswith("entrepot up")
-
-
-# The page for users
-
-
-def blocks() -> Iterator[str]:
-    text = (ROOT / "docs/objects.md").read_text()
-    yield from re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def test_what_the_page_says_can_be_typed(made: Running, tmp_path: Path) -> None:
-    typed = list(blocks())
-    assert len(typed) == 3
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = made.info.client_env() | PASSPHRASE | {"PATH": path}
-    done = subprocess.run(
-        ["bash", "-euc", "\n".join(typed)],
-        env=env,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "copy.txt").read_text() == "another line\n"
-    assert "the audit trail holds" in done.stdout

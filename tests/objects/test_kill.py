@@ -172,10 +172,10 @@ OPERATIONS: dict[str, tuple[str, Prepare]] = {
     "complete": ("complete", to_complete),
 }
 
+_BY_NIGHT = ("overwrite", "put-long", "put-with-checksum")
 BY_DAY = {
-    *(("plain", name) for name in OPERATIONS if name not in ("overwrite", "put-with-checksum")),
+    *(("plain", name) for name in OPERATIONS if name not in _BY_NIGHT),
     *(("both", name) for name in ("put-long", "overwrite-streamed")),
-    ("encrypted", "overwrite"),
     ("compressed", "put-with-checksum"),
 }
 
