@@ -158,8 +158,8 @@ async def give_up(ground: Ground, bucket: Bucket, intent: Intent, error: BaseExc
         return
     try:
         await ground.store.head(bucket.name, stored_key(intent.key), version_id=intent.version_id)
-    except NotFound as error:
-        if error.fields.get("status") != 405:  # that would be a delete marker: it is there
+    except NotFound as missing:
+        if missing.fields.get("status") != 405:  # that would be a delete marker: it is there
             await drop(ground.catalog, [intent.write_id])
     except EntrepotError:
         return
