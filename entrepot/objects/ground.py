@@ -11,7 +11,7 @@ from uuid import UUID
 
 from entrepot.catalog.buckets import Bucket, get_bucket
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.objects.audit import AuditChain, open_chain, ready_months
+from entrepot.catalog.objects.audit import AuditChain, ready_months
 from entrepot.catalog.objects.commit import Place, Recorder, Seen, commit_writes, write
 from entrepot.catalog.objects.facts import (
     Changes,
@@ -88,13 +88,12 @@ class Ground:
         return self.identity.hex[:8]
 
     async def start(self) -> None:
-        """Learn the clock's floor and open this writer's audit chain."""
+        """Learn the clock's floor, and have what this writer records its changes with."""
         kept_ms, _ = await raise_floor(self.catalog, 0)
         self.hybrid = HybridClock(floor_ms=kept_ms, bound_ms=self.limits.bound_ms, clock=self.clock)
         key = await self.ring.current(AUDITOR)
         chain = AuditChain(self.identity, self.writer, key.number, audit_secret(key.secret))
         await ready_months(self.catalog, self.clock.now())
-        await open_chain(self.catalog, chain)
         self.recorder = Recorder(chain, self.identity.int % 16, self.clock.now)
         self.intents = Lane(self._begin)
         self.ends = Lane(self._end)

@@ -15,7 +15,7 @@ from psycopg import sql
 from entrepot.catalog.buckets import manage_bucket
 from entrepot.catalog.connect import Catalog, Rows, at_once
 from entrepot.catalog.migrate import CatalogKind, migrate
-from entrepot.catalog.objects.audit import AuditChain, Flaw, flaws, open_chain
+from entrepot.catalog.objects.audit import AuditChain, Flaw, flaws
 from entrepot.catalog.objects.commit import Recorder, commit_writes, write
 from entrepot.catalog.objects.facts import Changes, NewIntent, WriteKind
 from entrepot.catalog.objects.intents import begin
@@ -184,7 +184,7 @@ async def test_a_commit_never_scans(
 
     monkeypatch.setattr("entrepot.catalog.objects.commit.at_once", explaining)
     async with Catalog.open(dsn) as catalog:
-        writer = await Writer.start(catalog)
+        writer = Writer(catalog)
         await writer.put([(bucket_id, some_key(number)) for number in range(500, 600)])
     assert len(plans) >= 8
     for plan in plans:
@@ -195,16 +195,10 @@ async def test_a_commit_never_scans(
 class Writer:
     """One who commits: its own chain, its own clock."""
 
-    def __init__(self, catalog: Catalog, chain: AuditChain) -> None:
+    def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self.recorder = Recorder(chain, chain.chain.int % 16, SYSTEM_CLOCK.now)
-
-    @classmethod
-    async def start(cls, catalog: Catalog) -> "Writer":
-        """With a new chain."""
         chain = AuditChain(new_id(), new_id().hex[:8], 1, SECRET)
-        await open_chain(catalog, chain)
-        return cls(catalog, chain)
+        self.recorder = Recorder(chain, chain.chain.int % 16, SYSTEM_CLOCK.now)
 
     async def put(self, places: list[tuple[int, str]], *, clock_ms: int | None = None) -> set[UUID]:
         """Write a version of each key; the ids of those that were begun and committed."""
@@ -265,7 +259,7 @@ async def test_committers_of_overlapping_keys(catalog: Catalog) -> None:
     chance = random.Random(seed)
     bucket_ids = await new_buckets(catalog, 3)
     keys = [(bucket_id, f"k{number}") for bucket_id in bucket_ids for number in range(8)]
-    writers = [await Writer.start(catalog) for _ in range(6)]
+    writers = [Writer(catalog) for _ in range(6)]
 
     async def work(writer: Writer) -> int:
         done = 0
@@ -289,7 +283,7 @@ async def test_two_beginners_of_the_same_instant_do_not_wait_in_a_circle(catalog
     """The same keys and the same clock, in opposite orders."""
     [bucket_id] = await new_buckets(catalog, 1)
     places = [(bucket_id, f"k{number}") for number in range(60)]
-    writers = [await Writer.start(catalog) for _ in range(4)]
+    writers = [Writer(catalog) for _ in range(4)]
     for round_ in range(15):
         tries = [
             writer.put(places if number % 2 else places[::-1], clock_ms=2_000_000_000_000 + round_)
@@ -303,14 +297,14 @@ async def test_two_beginners_of_the_same_instant_do_not_wait_in_a_circle(catalog
 async def test_batches_of_one_writer_at_once_keep_its_chain(catalog: Catalog) -> None:
     """Two batches of one process, of other keys and buckets, end at the same moment."""
     bucket_ids = await new_buckets(catalog, 4)
-    writer = await Writer.start(catalog)
+    writer = Writer(catalog)
     for number in range(20):
         await asyncio.gather(*(writer.put([(one, f"k{number}")]) for one in bucket_ids))
     await assert_books(catalog, bucket_ids)
 
 
 async def test_records_without_a_key_at_once_keep_the_chain(catalog: Catalog) -> None:
-    writer = await Writer.start(catalog)
+    writer = Writer(catalog)
 
     async def note(number: int) -> None:
         async with catalog.begin() as connection:
@@ -326,7 +320,7 @@ async def test_events_only_for_who_asked(catalog: Catalog) -> None:
     give = "INSERT INTO outbox_consumers (name, bucket_id) VALUES (%(name)s, %(bucket)s)"
     for name in ("stream", "index"):
         await catalog.ask(give, {"name": name, "bucket": followed})
-    writer = await Writer.start(catalog)
+    writer = Writer(catalog)
     await writer.put([(followed, "k"), (alone, "k")])
     ask = "SELECT consumer, bucket_id, key, kind FROM outbox WHERE bucket_id = ANY(%(ids)s)"
     found = await catalog.ask(ask, {"ids": [followed, alone]})
@@ -347,7 +341,7 @@ async def trail(postgres: PostgresServer) -> AsyncIterator[tuple[Catalog, UUID]]
     async with Catalog.open(dsn) as catalog:
         [bucket_id] = await new_buckets(catalog, 1)
         for _ in range(2):
-            writer = await Writer.start(catalog)
+            writer = Writer(catalog)
             for number in range(6):
                 await writer.put([(bucket_id, f"k{number}")])
         assert await found_flaws(catalog) == []

@@ -32,12 +32,12 @@ _MONTH = text("""
         SELECT FROM audit_rest WHERE at >= :begins AND at < :ends
     )
 """)
-_OPEN = text("""
+_OPEN = """
     INSERT INTO audit_chains (chain, writer, key_number, length, head)
-    VALUES (:chain, :writer, :key_number, 0, :head)
+    VALUES (%(chain)s, %(writer)s, %(key_number)s, 0, %(head)s)
     ON CONFLICT DO NOTHING
-""")
-# Two statements: one that waited for the lock would still not see the rows it waited for.
+"""
+# Apart from the next, since a statement that waits for a lock does not see what it waited for.
 _HOLD = "SELECT 1 FROM audit_chains WHERE chain = %(chain)s FOR UPDATE"
 _HEAD = """
     SELECT length, mac FROM audit_chains c LEFT JOIN audit a
@@ -100,22 +100,18 @@ async def ready_months(catalog: Catalog, now: datetime) -> None:
             )
 
 
-async def open_chain(catalog: Catalog, chain: AuditChain) -> None:
-    """Start a chain; again is no error."""
-    given = {
-        "chain": chain.chain,
+def head_of(chain: AuditChain) -> tuple[Ask, ...]:
+    """Holds the chain until the transaction ends, and asks for its end; starts it where it is new.
+
+    So who only reads leaves no chain.
+    """
+    given = {"chain": chain.chain}
+    new = given | {
         "writer": chain.writer,
         "key_number": chain.key_number,
         "head": _sealed_head(chain.secret, chain.chain, 0, START),
     }
-    async with catalog.begin() as connection:
-        await connection.execute(_OPEN, given)
-
-
-def head_of(chain: AuditChain) -> tuple[Ask, Ask]:
-    """Holds the chain until the transaction ends, and asks for its end."""
-    given = {"chain": chain.chain}
-    return (_HOLD, given), (_HEAD, given)
+    return (_OPEN, new), (_HOLD, given), (_HEAD, given)
 
 
 def next_records(

@@ -141,7 +141,7 @@ async def commit_writes(
     keys, all_ids = {"places": _places(places)}, {"ids": list(ids)}
     async with catalog.begin() as connection:
         reads = (_LOCK, keys), (_TAKE, all_ids), (_NEWEST, keys), (_BEHIND, keys)
-        _, taken, newest, behind, _, [head] = await at_once(
+        _, taken, newest, behind, *_, [head] = await at_once(
             connection, *reads, *head_of(recorder.chain)
         )
         intents = {intent.write_id: intent for intent in map(to_intent, taken)}
@@ -175,7 +175,7 @@ async def write(
     connection: AsyncConnection, changes: Changes, *, recorder: Recorder
 ) -> tuple[int, ...]:
     """Write all of it, within the caller's transaction; the ids of the effects, in their order."""
-    _, [head] = await at_once(connection, *head_of(recorder.chain))
+    *_, [head] = await at_once(connection, *head_of(recorder.chain))
     *_, effects = await at_once(connection, *_written(changes, head, recorder=recorder))
     return tuple(row[0] for row in effects) if changes.effects else ()
 
