@@ -3,11 +3,15 @@
     EntrepotError
     ├── PermanentError
     │   ├── InvalidInput
-    │   │   └── ConfigError
+    │   │   ├── ConfigError
+    │   │   ├── PartTooSmall
+    │   │   └── WrongPart
     │   ├── NotFound
-    │   │   └── BucketNotFound
+    │   │   ├── BucketNotFound
+    │   │   └── DeleteMarker
     │   ├── AlreadyExists
     │   ├── PreconditionFailed
+    │   │   └── NotModified
     │   ├── AccessDenied
     │   ├── IntegrityError
     │   ├── Unsupported
@@ -69,6 +73,14 @@ class ConfigError(InvalidInput):
     """A setting is unknown, malformed or missing; names file and line."""
 
 
+class PartTooSmall(InvalidInput):
+    """A part that is not the last has less than 5 MiB (S3's EntityTooSmall)."""
+
+
+class WrongPart(InvalidInput):
+    """A part is named that was not uploaded, or with another ETag, or out of order."""
+
+
 class NotFound(PermanentError):
     """The object, version or row is not there."""
 
@@ -77,12 +89,20 @@ class BucketNotFound(NotFound):
     """The bucket is not there."""
 
 
+class DeleteMarker(NotFound):
+    """The version is a delete marker; ``fields["version"]`` is its id."""
+
+
 class AlreadyExists(PermanentError):
     """The name is taken."""
 
 
 class PreconditionFailed(PermanentError):
     """The thing moved since it was looked at (HTTP 412)."""
+
+
+class NotModified(PreconditionFailed):
+    """The reader has this version already (HTTP 304)."""
 
 
 class AccessDenied(PermanentError):

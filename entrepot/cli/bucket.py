@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entrepot.cli.common import answer, config_option, json_option, open_store, run
-from entrepot.cli.sites import chosen, first, sites_option
+from entrepot.cli.sites import chosen, first, open_ground, sites_option
 
 if TYPE_CHECKING:
     from entrepot.catalog.buckets import Bucket
@@ -195,6 +195,40 @@ def show_command(
         click.echo("\n\n".join("\n".join(_lines(row)) for row in rows))
     if not all(row.get("equal", True) for row in rows):
         raise SystemExit(1)
+
+
+@bucket_group.command("drop")
+@click.argument("name")
+@sites_option
+@config_option
+def drop_command(*, name: str, site_names: tuple[str, ...], config_path: Path | None) -> None:
+    """Remove bucket NAME where it is managed and empty; look after an adopted one no longer.
+
+    What is in an adopted bucket stays where it is.
+    """
+    from entrepot.config import load
+    from entrepot.errors import BucketNotFound
+    from entrepot.objects import buckets
+
+    config = load(config_path)
+    dropped = []
+
+    async def drop() -> None:
+        missing = None
+        for site in chosen(config, site_names):
+            async with open_ground(config, site) as ground:
+                try:
+                    await buckets.drop(ground, name)
+                except BucketNotFound as error:
+                    missing = error
+                else:
+                    dropped.append(site.name)
+        if missing and not dropped:
+            missing.hint = "entrepot bucket list"
+            raise missing
+
+    run(drop())
+    click.echo(f"bucket {name} dropped at {', '.join(dropped)}")
 
 
 def _facts(site: str, bucket: "Bucket") -> dict[str, object]:

@@ -1,12 +1,10 @@
 """Which sites a command is about, and one of them opened for upkeep."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import click
-
-from entrepot.cli.common import open_store
 
 if TYPE_CHECKING:
     from entrepot.config import Config, SiteSettings
@@ -37,20 +35,9 @@ def first(config: "Config", name: str | None) -> "SiteSettings":
 
 @asynccontextmanager
 async def open_ground(config: "Config", site: "SiteSettings") -> "AsyncGenerator[Ground, None]":
-    """A site for upkeep: the control catalog is not asked, and nothing runs beside the caller."""
-    import asyncio
+    """A site for upkeep, started; nothing runs beside the caller."""
+    from entrepot.objects.open import open_ground
 
-    from entrepot.catalog.connect import Catalog
-    from entrepot.codec.keys.open import open_ring
-    from entrepot.objects.ground import Ground
-    from entrepot.store.retry import RetryStore
-
-    async with AsyncExitStack() as stack:
-        store = RetryStore(open_store(site, max_connections=16))
-        stack.push_async_callback(store.close)
-        ring = await asyncio.to_thread(open_ring, config)
-        stack.push_async_callback(ring.close)
-        catalog = await stack.enter_async_context(Catalog.open(site.database_url))
-        ground = Ground(site.name, store, catalog, ring, frozenset())
+    async with open_ground(config, site) as ground:
         await ground.start()
         yield ground

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from entrepot.catalog.objects.facts import ObjectRow
-from entrepot.errors import NotFound, PreconditionFailed
-
-
-class NotModified(PreconditionFailed):
-    """The reader has this version already (HTTP 304)."""
+from entrepot.errors import NotFound, NotModified, PreconditionFailed
 
 
 @dataclass(frozen=True, slots=True)

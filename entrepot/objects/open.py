@@ -30,26 +30,41 @@ async def open_objects(
     """
     async with Catalog.open(config.database_url(), pool_size=1) as control:
         known = await get_site(control, name=site.name)
-    store = RetryStore(
-        S3Store(
-            endpoint=site.endpoint,
-            access_key=site.access_key,
-            secret_key=site.secret_key,
-            region=site.region,
-            max_connections=max_connections,
+    async with open_ground(
+        config, site, limits=limits, max_connections=max_connections, pool_size=pool_size
+    ) as ground:
+        ground.capabilities = frozenset(
+            Capability(name) for name, can in known.capabilities.items() if can
         )
-    )
+        min_size = config.caching.compression.min_size
+        async with Objects.open(ground, min_size_bytes=min_size) as objects:
+            yield objects
+
+
+@asynccontextmanager
+async def open_ground(
+    config: Config,
+    site: SiteSettings,
+    *,
+    limits: Limits | None = None,
+    max_connections: int = 16,
+    pool_size: int = 4,
+) -> AsyncGenerator[Ground, None]:
+    """A site for upkeep, to be started: the control catalog is not asked, which may be lost."""
     async with AsyncExitStack() as stack:
+        store = RetryStore(
+            S3Store(
+                endpoint=site.endpoint,
+                access_key=site.access_key,
+                secret_key=site.secret_key,
+                region=site.region,
+                max_connections=max_connections,
+            )
+        )
         stack.push_async_callback(store.close)
         ring = await asyncio.to_thread(open_ring, config)
         stack.push_async_callback(ring.close)
-        ground = Ground(
-            site.name,
-            store,
-            await stack.enter_async_context(Catalog.open(site.database_url, pool_size=pool_size)),
-            ring,
-            frozenset(Capability(name) for name, can in known.capabilities.items() if can),
-            limits=limits or Limits(),
+        catalog = await stack.enter_async_context(
+            Catalog.open(site.database_url, pool_size=pool_size)
         )
-        min_size = config.caching.compression.min_size
-        yield await stack.enter_async_context(Objects.open(ground, min_size_bytes=min_size))
+        yield Ground(site.name, store, catalog, ring, frozenset(), limits=limits or Limits())

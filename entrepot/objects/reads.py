@@ -13,7 +13,7 @@ from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.catalog.objects.read import get_version
 from entrepot.clock import derived_id
 from entrepot.codec.seal import METADATA_NAME as SEAL
-from entrepot.errors import IntegrityError, InvalidInput, NotFound
+from entrepot.errors import DeleteMarker, IntegrityError, InvalidInput, NotFound
 from entrepot.objects.bodies import reader_of
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
@@ -21,10 +21,6 @@ from entrepot.objects.marks import mark_of, to_json, unmarked
 from entrepot.objects.names import shown_key, stored_key
 from entrepot.stamp import Stamp
 from entrepot.store.protocol import Version
-
-
-class DeleteMarker(NotFound):
-    """The version is a delete marker; ``fields["version"]`` is its id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from entrepot.catalog.objects.uploads import (
 from entrepot.clock import new_id
 from entrepot.codec.encode import Segment, Shape, Table, encoded, footer, stored_size
 from entrepot.codec.seal import Seal, new_data_key, seal_for_object, seal_for_place
-from entrepot.errors import InvalidInput, LimitExceeded, NotFound
+from entrepot.errors import InvalidInput, LimitExceeded, NotFound, PartTooSmall, WrongPart
 from entrepot.objects.bodies import Digest, data_key_of
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
@@ -51,14 +51,6 @@ PART_MIN_BYTES = 5 << 20
 """S3's least size of a part that is not the last."""
 PART_MAX_BYTES = 5 << 30
 NUMBER_MAX = 10_000
-
-
-class PartTooSmall(InvalidInput):
-    """A part that is not the last has less than 5 MiB (S3's EntityTooSmall)."""
-
-
-class WrongPart(InvalidInput):
-    """A part is named that was not uploaded, or with another ETag, or out of order."""
 
 
 async def start(ground: Ground, bucket: Bucket, key: str, *, wish: Wish) -> UUID:

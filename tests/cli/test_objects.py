@@ -427,3 +427,20 @@ def test_without_settings(command: str, tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (2, "")
     error, hint = said(done.stderr)
     assert error.startswith("no config file") and hint.startswith("entrepot up")
+
+
+def test_buckets_are_dropped(made: Quick, tmp_path: Path) -> None:
+    name, source = f"managed-{new_id().hex[:8]}", tmp_path / "source"
+    source.write_bytes(b"x")
+    made.entrepot("bucket", "create", name, "--tenant", TENANT)
+    row = made.json("object", "put", name, "k", str(source))
+    error, hint = said(made.entrepot("bucket", "drop", name, code=1).stderr)
+    assert "not empty" in error and "entrepot object versions" in hint
+    made.entrepot("object", "rm", name, "k", "--version-id", row["version"])
+    assert made.entrepot("bucket", "drop", name).stdout == f"bucket {name} dropped at site-a\n"
+    error, hint = said(made.entrepot("bucket", "drop", name, code=1).stderr)
+    assert "nobody looks after" in error and hint == "entrepot bucket list"
+    adopted = made.bucket("left-alone")
+    made.entrepot("bucket", "adopt", adopted, "--tenant", TENANT)
+    assert "site-a, site-b" in made.entrepot("bucket", "drop", adopted).stdout
+    assert adopted not in {row["bucket"] for row in made.json("bucket", "list")}

@@ -13,6 +13,7 @@ from entrepot.errors import (
     AlreadyExists,
     BucketNotFound,
     Busy,
+    DeleteMarker,
     IntegrityError,
     InvalidInput,
     NotFound,
@@ -21,7 +22,6 @@ from entrepot.errors import (
 )
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import AUDITOR, audit_secret
-from entrepot.objects.reads import DeleteMarker
 from entrepot.objects.service import Objects
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes

@@ -7,9 +7,8 @@ from uuid import UUID
 import pytest
 
 from entrepot.clock import new_id
-from entrepot.errors import IntegrityError, InvalidInput, NotFound
+from entrepot.errors import IntegrityError, InvalidInput, NotFound, PartTooSmall, WrongPart
 from entrepot.objects.service import Objects
-from entrepot.objects.uploads import PartTooSmall, WrongPart
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes
 from tests.objects.test_service import BIG, assert_books, read

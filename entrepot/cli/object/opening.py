@@ -30,8 +30,7 @@ async def opened(
 def _hints(bucket: str, key: str) -> Iterator[None]:
     from shlex import quote
 
-    from entrepot.errors import BucketNotFound, NotFound, PreconditionFailed
-    from entrepot.objects.reads import DeleteMarker
+    from entrepot.errors import BucketNotFound, DeleteMarker, NotFound, PreconditionFailed
 
     try:
         yield
