@@ -13,7 +13,7 @@ import hashlib
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.clock import new_bytes
@@ -136,27 +136,14 @@ class Incoming:
     digest: Digest
     shape: Shape | None = None
     seal: str = ""
-    _table: Table | None = field(default=None)
-
-    async def plain(self) -> AsyncIterator[bytes]:
-        """The plaintext; its last piece comes when all of it was found right."""
-        held = b""
-        async for piece in _pieces(self.source):
-            if held:
-                yield held
-            self.digest.update(piece)
-            held = piece
-        self.digest.check()
-        if held:
-            yield held
 
     async def stored(self) -> AsyncIterator[bytes]:
         """The bytes that go to the store."""
         if self.shape is None:
-            async for piece in self.plain():
+            async for piece in checked(self.source, self.digest):
                 yield piece
             return
-        body = encoded(self.plain(), self.shape)
+        body = encoded(checked(self.source, self.digest), self.shape)
         try:
             async for piece in body:
                 yield piece
@@ -166,10 +153,9 @@ class Incoming:
 
     def _footer(self, shape: Shape, body: Encoded) -> bytes:
         self.digest.take(body.segment.md5)
-        self._table = Table(
-            self.digest.size_bytes, self.digest.etag, self.digest.values, (body.segment,)
-        )
-        return footer(shape, self._table)
+        segments = (body.segment,)
+        digest = self.digest
+        return footer(shape, Table(digest.size_bytes, digest.etag, digest.values, segments))
 
     @property
     def stored_bytes(self) -> int | None:
@@ -203,19 +189,40 @@ async def incoming(
     digest = Digest(expected, size_bytes=size_bytes, md5=not (how.encrypt or compressed))
     body = Incoming(source, size_bytes, digest)
     if how.encrypt:
-        key = await ring.current(how.tenant)
-        data_key = new_data_key(tenant=how.tenant, key_number=key.number)
-        sealed = seal_for_object(data_key, tenant_key=key.secret)
-        body.shape = Shape(data_key.data_id, compressed, data_key, sealed)
-        seal = seal_for_place(
-            data_key, tenant_key=key.secret, bucket=place[0], key=place[1], compressed=compressed
+        body.shape, body.seal = await new_shape(
+            ring, tenant=how.tenant, place=place, compressed=compressed
         )
-        body.seal = seal.text()
     elif compressed:
         data_id = new_data_id(new_bytes)
         body.shape = Shape(data_id, True, None, b"")
         body.seal = Seal(Flags.COMPRESSED, data_id).text()
     return body
+
+
+async def new_shape(
+    ring: KeyRing, *, tenant: str, place: tuple[str, str], compressed: bool
+) -> tuple[Shape, str]:
+    """How a new encrypted version is encoded, under a data key of its own; and its seal."""
+    key = await ring.current(tenant)
+    data_key = new_data_key(tenant=tenant, key_number=key.number)
+    sealed = seal_for_object(data_key, tenant_key=key.secret)
+    seal = seal_for_place(
+        data_key, tenant_key=key.secret, bucket=place[0], key=place[1], compressed=compressed
+    )
+    return Shape(data_key.data_id, compressed, data_key, sealed), seal.text()
+
+
+async def checked(source: Source, digest: Digest) -> AsyncIterator[bytes]:
+    """The plaintext; its last piece comes when all of it was found right."""
+    held = b""
+    async for piece in _pieces(source):
+        if held:
+            yield held
+        digest.update(piece)
+        held = piece
+    digest.check()
+    if held:
+        yield held
 
 
 async def send(

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from entrepot.catalog.buckets import Bucket, list_buckets, manage_bucket
 from entrepot.catalog.objects.change import add_rows
-from entrepot.catalog.objects.commit import Place
 from entrepot.catalog.objects.effects import being_purged
-from entrepot.catalog.objects.facts import Changes, ObjectRow
+from entrepot.catalog.objects.facts import Changes, ObjectRow, Place
 from entrepot.catalog.objects.intents import raise_floor, under_way
 from entrepot.catalog.objects.read import known_versions, list_versions
 from entrepot.catalog.states import BucketMode

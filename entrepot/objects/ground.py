@@ -12,7 +12,7 @@ from uuid import UUID
 from entrepot.catalog.buckets import Bucket, get_bucket
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.audit import AuditChain, ready_months
-from entrepot.catalog.objects.commit import Place, Recorder, Seen, commit_writes, write
+from entrepot.catalog.objects.commit import Recorder, Seen, commit_writes, write
 from entrepot.catalog.objects.facts import (
     Changes,
     EffectKind,
@@ -20,6 +20,7 @@ from entrepot.catalog.objects.facts import (
     Json,
     NewIntent,
     ObjectRow,
+    Place,
     WriteKind,
 )
 from entrepot.catalog.objects.intents import begin, raise_floor

@@ -6,10 +6,8 @@ neither depends on who looks or how often. Both are decided as the writer would 
 """
 
 import asyncio
-import hashlib
 import logging
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -21,6 +19,7 @@ from entrepot.catalog.objects.facts import Effect, Intent, ObjectRow, WriteKind
 from entrepot.catalog.objects.intents import drop, renew, take_expired
 from entrepot.catalog.objects.uploads import end_upload
 from entrepot.errors import EntrepotError, NotFound, PermanentError, RetryableError
+from entrepot.objects.bodies import Digest
 from entrepot.objects.ground import End, Ground
 from entrepot.objects.marks import mark_of, to_json, unmarked
 from entrepot.objects.names import stored_key
@@ -111,22 +110,14 @@ async def _outcome(ground: Ground, bucket: Bucket, intent: Intent) -> Outcome | 
 
 
 async def _digested(
-    ground: Ground, bucket: Bucket, version: Version, names: Iterable[str]
+    ground: Ground, bucket: Bucket, version: Version, promised: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     """ETag and checksums of stored bytes, read again."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    hashes = {n: hashlib.new(n, usedforsecurity=False) for n in names if n.startswith("sha")}
-    crc = 0
+    digest = Digest(promised, size_bytes=None)
     async with ground.store.get(bucket.name, version.key, version_id=version.version_id) as body:
         async for piece in body:
-            md5.update(piece)
-            crc = zlib.crc32(piece, crc)
-            for each in hashes.values():
-                each.update(piece)
-    sums = {name: each.hexdigest() for name, each in hashes.items()}
-    sums |= {"crc32": f"{crc:08x}"} if "crc32" in names else {}
-    sums |= {"md5": md5.hexdigest()} if "md5" in names else {}
-    return md5.hexdigest(), sums
+            digest.update(piece)
+    return digest.etag, digest.values
 
 
 async def _carry_out(ground: Ground, buckets: dict[int, Bucket], effects: Iterable[Effect]) -> int:

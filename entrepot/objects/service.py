@@ -320,7 +320,7 @@ class Objects:
     ) -> AsyncGenerator[Opened, None]:
         """Open an object, or plaintext ``start`` to before ``stop`` of it."""
         check_name(key)
-        found = await self._known(bucket)
+        found = await self.ground.bucket(bucket)
         row, is_certain = await self._row(found, key, version_id)
         ranged = {"start": start, "stop": stop, "condition": condition}
         async with opened(self.ground, found, row, **ranged) as body:  # type: ignore[arg-type]
@@ -336,13 +336,10 @@ class Objects:
     ) -> ObjectRow:
         """What ``get`` would open."""
         check_name(key)
-        row, _ = await self._row(await self._known(bucket), key, version_id)
+        row, _ = await self._row(await self.ground.bucket(bucket), key, version_id)
         if condition:
             condition.check_read(row)
         return row
-
-    async def _known(self, name: str) -> Bucket:
-        return await self.ground.bucket(name)
 
     async def _row(
         self, bucket: Bucket, key: str, version_id: str | None

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from entrepot.catalog.objects.commit import Place, Seen
+from entrepot.catalog.objects.commit import Seen
 from entrepot.catalog.objects.facts import (
     Changes,
     EffectKind,
@@ -20,6 +20,7 @@ from entrepot.catalog.objects.facts import (
     Intent,
     Json,
     ObjectRow,
+    Place,
     Usage,
     WriteKind,
 )

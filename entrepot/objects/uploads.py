@@ -34,9 +34,9 @@ from entrepot.catalog.objects.uploads import (
 )
 from entrepot.clock import new_id
 from entrepot.codec.encode import Segment, Shape, Table, encoded, footer, stored_size
-from entrepot.codec.seal import Seal, new_data_key, seal_for_object, seal_for_place
+from entrepot.codec.seal import Seal
 from entrepot.errors import InvalidInput, LimitExceeded, NotFound, PartTooSmall, WrongPart
-from entrepot.objects.bodies import Digest, data_key_of
+from entrepot.objects.bodies import Digest, checked, data_key_of, new_shape
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
 from entrepot.objects.internal import has_internal, internal_bucket
@@ -59,13 +59,10 @@ async def start(ground: Ground, bucket: Bucket, key: str, *, wish: Wish) -> UUID
     details: dict[str, Any] = {"kept": to_json(wish.attributes), "actor": wish.actor}
     seal = ""
     if bucket.encrypted:
-        held = await ground.ring.current(bucket.tenant_id)
-        data_key = new_data_key(tenant=bucket.tenant_id, key_number=held.number)
-        sealed = seal_for_object(data_key, tenant_key=held.secret)
-        seal = seal_for_place(
-            data_key, tenant_key=held.secret, bucket=bucket.name, key=key, compressed=False
-        ).text()
-        details |= {"seal": seal, "sealed": b64encode(sealed).decode()}
+        shape, seal = await new_shape(
+            ground.ring, tenant=bucket.tenant_id, place=(bucket.name, key), compressed=False
+        )
+        details |= {"seal": seal, "sealed": b64encode(shape.sealed).decode()}
     stamp = Stamp(0, ground.site, ground.writer)  # its time is known at the end
     attributes = marked(wish.attributes, stamp, upload_id, parent=None, seal=seal)
     begun = await ground.store.start(
@@ -103,15 +100,15 @@ async def put_part(
     if not 1 <= number <= NUMBER_MAX or size > PART_MAX_BYTES:
         raise InvalidInput("parts are numbered 1 to 10,000 and have at most 5 GiB", number=number)
     upload = await get_upload(ground.catalog, upload_id=upload_id, bucket_id=bucket.id, key=key)
-    digest = Digest(checksums or {}, size_bytes=size)
     shape = await _shape(ground, bucket, upload)
+    digest = Digest(checksums or {}, size_bytes=size, md5=shape is None)
     if shape is None:
         part = await _send(
-            ground, bucket, upload, number, pieces=_checked(source, digest), size=size
+            ground, bucket, upload, number, pieces=checked(source, digest), size=size
         )
         details: dict[str, Any] = {"part": part.etag, "stored": size}
     else:
-        body = encoded(_checked(source, digest), shape, part_number=number)
+        body = encoded(checked(source, digest), shape, part_number=number)
         length = stored_size(shape, size_bytes=size)
         assert length is not None  # parts are not compressed
         waits = size < PART_MIN_BYTES or number == NUMBER_MAX
@@ -123,8 +120,9 @@ async def put_part(
                 part = await _send(ground, bucket, upload, number, pieces=aiter(body), size=length)
         finally:
             await body.aclose()
+        digest.take(body.segment.md5)
         details = {"part": part.etag, "waits": waits, **_segment_json(body.segment)}
-    await save_part(
+    return await save_part(
         ground.catalog,
         upload_id,
         number=number,
@@ -132,24 +130,6 @@ async def put_part(
         etag=digest.etag,
         details=details,
     )
-    return (await list_parts(ground.catalog, upload_id, after=number - 1, most=1))[0]
-
-
-async def _checked(source: Source, digest: Digest) -> AsyncIterator[bytes]:
-    """The plaintext; its last piece comes when all of it was found right."""
-    held = b""
-    if isinstance(source, bytes):
-        digest.update(source)
-        held = source
-    else:
-        async for piece in source:
-            if held:
-                yield held
-            digest.update(piece)
-            held = piece
-    digest.check()
-    if held:
-        yield held
 
 
 async def _send(

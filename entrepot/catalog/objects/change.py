@@ -11,8 +11,8 @@ from dataclasses import replace
 from sqlalchemy import text
 
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.objects.commit import Place, Recorder, lock_keys, newest_of, write
-from entrepot.catalog.objects.facts import Changes, Json, ObjectRow
+from entrepot.catalog.objects.commit import Recorder, lock_keys, newest_of, write
+from entrepot.catalog.objects.facts import Changes, Json, ObjectRow, Place
 from entrepot.catalog.objects.rows import COLUMNS, to_row
 
 _WHERE = "bucket_id = :bucket_id AND key = :key AND version_id = :version_id"

@@ -16,14 +16,20 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from entrepot.catalog.connect import Ask, Catalog, Rows, at_once
+from entrepot.catalog.connect import Ask, Catalog, at_once
 from entrepot.catalog.objects.audit import AuditChain, head_of, next_records
-from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow
-from entrepot.catalog.objects.intents import to_intent
-from entrepot.catalog.objects.rows import COLUMNS, NEWEST, RECORD, as_json, from_row, to_row
-
-Place = tuple[int, str]
-"""Bucket id and key."""
+from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow, Place
+from entrepot.catalog.objects.intents import INTENT_COLUMNS, to_intent
+from entrepot.catalog.objects.rows import (
+    COLUMNS,
+    NEWEST_OF,
+    RECORD,
+    as_json,
+    by_place,
+    from_row,
+    places_json,
+    to_row,
+)
 
 # Locks are taken in one order, so two batches never wait for each other in a circle.
 _LOCK = """
@@ -33,14 +39,7 @@ _LOCK = """
         ORDER BY 1
     ) AS hashes
 """
-_TAKE = """
-    DELETE FROM intents WHERE write_id = ANY(%(ids)s)
-    RETURNING write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details
-"""
-_NEWEST = f"""
-    SELECT n.* FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
-    CROSS JOIN LATERAL ({NEWEST}) n
-"""
+_TAKE = f"DELETE FROM intents WHERE write_id = ANY(%(ids)s) RETURNING {INTENT_COLUMNS}"
 _BEHIND = """
     SELECT bucket_id, key, min(stamp_ms) FROM intents
     WHERE (bucket_id, key) IN (
@@ -138,9 +137,9 @@ async def commit_writes(
 
     ``places`` are the keys of those writes.
     """
-    keys, all_ids = {"places": _places(places)}, {"ids": list(ids)}
+    keys, all_ids = {"places": places_json(places)}, {"ids": list(ids)}
     async with catalog.begin() as connection:
-        reads = (_LOCK, keys), (_TAKE, all_ids), (_NEWEST, keys), (_BEHIND, keys)
+        reads = (_LOCK, keys), (_TAKE, all_ids), (NEWEST_OF, keys), (_BEHIND, keys)
         _, taken, newest, behind, *_, [head] = await at_once(
             connection, *reads, *head_of(recorder.chain)
         )
@@ -149,7 +148,7 @@ async def commit_writes(
         if missing := [one for one in ids if one not in intents]:
             [found] = await at_once(connection, (_DONE, keys | {"ids": missing}))
             done = {row.write_id: row for row in map(to_row, found)}
-        seen = Seen(intents, _by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)
+        seen = Seen(intents, by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)
         if intents or len(done) < len(missing):
             asked = _written(settle(seen), head, recorder=recorder)
             await at_once(connection, *asked, commit=True)
@@ -158,17 +157,13 @@ async def commit_writes(
 
 async def lock_keys(connection: AsyncConnection, places: Iterable[Place]) -> None:
     """Hold keys until the transaction ends."""
-    await at_once(connection, (_LOCK, {"places": _places(places)}))
+    await at_once(connection, (_LOCK, {"places": places_json(places)}))
 
 
 async def newest_of(connection: AsyncConnection, places: Iterable[Place]) -> dict[Place, ObjectRow]:
     """The newest version of each key, delete markers included; a key without any is missing."""
-    [found] = await at_once(connection, (_NEWEST, {"places": _places(places)}))
-    return _by_place(found)
-
-
-def _by_place(found: Rows) -> dict[Place, ObjectRow]:
-    return {(row.bucket_id, row.key): row for row in map(to_row, found)}
+    [found] = await at_once(connection, (NEWEST_OF, {"places": places_json(places)}))
+    return by_place(found)
 
 
 async def write(
@@ -187,7 +182,7 @@ def _written(changes: Changes, head: tuple[Any, ...], *, recorder: Recorder) -> 
     if live := [from_row(row) for row in changes.current.values() if row is not None]:
         yield _CURRENT, {"rows": as_json(live)}
     if gone := [place for place, row in changes.current.items() if row is None]:
-        yield _GONE, {"places": _places(gone)}
+        yield _GONE, {"places": places_json(gone)}
     if usage := [_usage_row(bucket_id, used) for bucket_id, used in changes.usage.items()]:
         yield _USAGE, {"rows": as_json(usage), "slot": recorder.slot}
     if changes.records:
@@ -210,7 +205,3 @@ _COUNTED = (
 
 def _usage_row(bucket_id: int, used: Any) -> dict[str, int]:
     return {"bucket_id": bucket_id} | {name: getattr(used, name) for name in _COUNTED}
-
-
-def _places(places: Iterable[Place]) -> str:
-    return as_json({"bucket_id": bucket_id, "key": key} for bucket_id, key in dict.fromkeys(places))

@@ -10,6 +10,9 @@ from entrepot.stamp import Stamp
 
 Json = Mapping[str, Any]
 
+Place = tuple[int, str]
+"""Bucket id and key."""
+
 
 class WriteKind(StrEnum):
     """What an intent will do once the store has done its part."""

@@ -19,7 +19,9 @@ from entrepot.catalog.objects.rows import NEWEST, as_json, stamp_or_none
 from entrepot.clock import is_uuid
 from entrepot.stamp import Stamp
 
-_COLUMNS = "write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details"
+INTENT_COLUMNS = (
+    "write_id, bucket_id, key, kind, version_id, stamp_ms, site, writer, parent, details"
+)
 
 # A write that chose its time in the same instant through another writer takes it first: then the
 # conflict on (key, stamp_ms) leaves this one out, and the caller tries again. Rows go in in one
@@ -43,7 +45,7 @@ _BEGIN = f"""
     ) p ON true
     ORDER BY k.bucket_id, k.key, k.nth
     ON CONFLICT DO NOTHING
-    RETURNING {_COLUMNS}
+    RETURNING {INTENT_COLUMNS}
 """
 _RENEW = text("""
     UPDATE intents SET expires_at = clock_timestamp() + :lease WHERE write_id = ANY(:ids)
@@ -56,7 +58,7 @@ _EXPIRED = text(f"""
         SELECT write_id FROM intents WHERE expires_at < clock_timestamp()
         ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
-    RETURNING {_COLUMNS}
+    RETURNING {INTENT_COLUMNS}
 """)
 _FLOOR = text("""
     UPDATE site_clock SET floor_ms = greatest(floor_ms, :floor_ms)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import text
 
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.objects.facts import Listed, ObjectRow, Usage
-from entrepot.catalog.objects.rows import COLUMNS, NEWEST, as_json, to_row
+from entrepot.catalog.objects.facts import Listed, ObjectRow, Place, Usage
+from entrepot.catalog.objects.rows import COLUMNS, NEWEST_OF, as_json, by_place, places_json, to_row
 
 _LAST = chr(0x10FFFF) * 257
 """Longer than a key may be, so behind a prefix it sorts after every key that has the prefix."""
@@ -40,10 +39,6 @@ _FOLDED = f"""
         ) n WHERE s.number < %(most)s
     )
     SELECT key, version_id, stamp_ms, size_bytes, etag FROM step
-"""
-_NEWEST_OF = f"""
-    SELECT n.* FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
-    CROSS JOIN LATERAL ({NEWEST}) n
 """
 _VERSION = f"""
     SELECT {COLUMNS} FROM versions
@@ -78,13 +73,9 @@ _RECOUNT = text("""
 """)
 
 
-async def newest_versions(
-    catalog: Catalog, places: Sequence[tuple[int, str]]
-) -> dict[tuple[int, str], ObjectRow]:
+async def newest_versions(catalog: Catalog, places: Sequence[Place]) -> dict[Place, ObjectRow]:
     """The newest version of each key, delete markers included, in one statement."""
-    given = as_json({"bucket_id": bucket_id, "key": key} for bucket_id, key in places)
-    rows = map(to_row, await catalog.ask(_NEWEST_OF, {"places": given}))
-    return {(row.bucket_id, row.key): row for row in rows}
+    return by_place(await catalog.ask(NEWEST_OF, {"places": places_json(places)}))
 
 
 async def get_version(
@@ -172,8 +163,3 @@ def _end_of(prefix: str) -> str:
 def _folded(entry: Listed, skip: int, delimiter: str) -> Listed:
     cut = entry.key.find(delimiter, skip)
     return entry if cut < 0 else Listed(entry.key[: cut + len(delimiter)])
-
-
-def new_slot(writer: UUID, slots: int = 16) -> int:
-    """The share of the usage that a writer adds to."""
-    return writer.int % slots

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from entrepot.catalog.objects.facts import ObjectRow
+from entrepot.catalog.objects.facts import ObjectRow, Place
 from entrepot.stamp import Stamp
 
 COLUMNS = (
@@ -23,6 +23,12 @@ NEWEST = f"""
     ORDER BY v.stamp_ms DESC, v.site DESC, v.writer DESC LIMIT 1
 """
 """The newest version of key ``k``: one step into one index."""
+
+NEWEST_OF = f"""
+    SELECT n.* FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
+    CROSS JOIN LATERAL ({NEWEST}) n
+"""
+"""The newest version of each of the ``places``, delete markers included."""
 
 
 def as_json(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -68,3 +74,13 @@ def from_row(row: ObjectRow) -> dict[str, Any]:
         "seal": row.seal,
         "attributes": dict(row.attributes),
     }
+
+
+def places_json(places: Iterable[Place]) -> str:
+    """Keys as the one parameter of a statement, each once."""
+    return as_json({"bucket_id": bucket_id, "key": key} for bucket_id, key in dict.fromkeys(places))
+
+
+def by_place(found: Iterable[Sequence[Any]]) -> dict[Place, ObjectRow]:
+    """Rows of ``versions``, one of each key."""
+    return {(row.bucket_id, row.key): row for row in map(to_row, found)}

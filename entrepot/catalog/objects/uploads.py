@@ -33,6 +33,7 @@ _PART = text("""
     VALUES (:upload_id, :number, :size_bytes, :etag, CAST(:details AS jsonb))
     ON CONFLICT (upload_id, number) DO UPDATE SET size_bytes = excluded.size_bytes,
         etag = excluded.etag, details = excluded.details, uploaded_at = now()
+    RETURNING number, size_bytes, etag, uploaded_at, details
 """)
 _PARTS = text("""
     SELECT number, size_bytes, etag, uploaded_at, details FROM upload_parts
@@ -113,11 +114,12 @@ async def end_upload(catalog: Catalog, upload_id: UUID) -> None:
 
 async def save_part(
     catalog: Catalog, upload_id: UUID, *, number: int, size_bytes: int, etag: str, details: Json
-) -> None:
+) -> UploadPart:
     """Record a part that the store has; ``NotFound`` where the upload is gone."""
     given = {"upload_id": upload_id, "number": number, "size_bytes": size_bytes, "etag": etag}
     async with catalog.begin() as connection:
-        await connection.execute(_PART, {**given, "details": json.dumps(dict(details))})
+        saved = await connection.execute(_PART, {**given, "details": json.dumps(dict(details))})
+        return UploadPart(*saved.one())
 
 
 async def list_parts(
@@ -127,10 +129,7 @@ async def list_parts(
     given = {"upload_id": upload_id, "after": after, "most": most}
     async with catalog.begin() as connection:
         found = await connection.execute(_PARTS, given)
-        return tuple(
-            UploadPart(row.number, row.size_bytes, row.etag, row.uploaded_at, row.details)
-            for row in found
-        )
+        return tuple(UploadPart(*row) for row in found)
 
 
 def _to_upload(row: Row[Any]) -> Upload:
