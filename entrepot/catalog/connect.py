@@ -1,10 +1,10 @@
 """A bounded pool of connections to one catalog.
 
-Invariant: a ``Catalog`` never holds more than ``pool_size`` connections, every wait in it has a
-limit, and a connection that was closed while it was idle is not used. It belongs to the event loop
-that first used it: open one for each loop.
+Invariant: a ``Catalog`` never holds more than ``pool_size`` connections and ``PIPELINES`` more for
+the hot path, every wait in it has a limit, and a connection that was closed while it was idle is
+not used. It belongs to the event loop that first used it: open one for each loop.
 
-What every request needs goes to psycopg itself, several statements in one round trip: through
+What every request needs goes by ``pipeline``, several statements in one round trip: through
 SQLAlchemy one by one, a commit cost three times the CPU of the PUT that it was for.
 
 Words: *DSN* a Postgres URL, ``postgresql://user:password@host:port/database``.
@@ -22,11 +22,17 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from entrepot.catalog.pipeline import Ask, Pipelines, Rows, Transaction
 from entrepot.catalog.translate import translated
 from entrepot.errors import InvalidInput
 
+__all__ = ["PIPELINES", "POOL_MAX", "Ask", "Catalog", "Rows", "Transaction", "async_url"]
+
 POOL_MAX = 100
 """Postgres itself ships with 100 connections for everybody."""
+
+PIPELINES = 4
+"""Writes that begin, writes that end, and two lookups or listings."""
 
 # A catalog statement takes milliseconds. What takes longer waits for a lock or a dead peer, and a
 # retry with a fresh connection helps more than patience. Times are in UTC whatever the server's
@@ -46,11 +52,6 @@ _DEFAULTS = {
     "options": _SESSION,
 }
 _POOL_TIMEOUT_S = 30
-
-Ask = tuple[LiteralString, Mapping[str, Any]]
-"""A statement as psycopg takes it (``%(name)s``), and what it is given."""
-
-Rows = list[tuple[Any, ...]]
 
 
 def async_url(dsn: str | SecretStr) -> URL:
@@ -74,27 +75,34 @@ def async_url(dsn: str | SecretStr) -> URL:
 class Catalog:
     """One catalog's pool; ``async with Catalog.open(dsn) as catalog``."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, url: URL) -> None:
         self._engine = engine
-        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._url = url
+        self._pipelines = Pipelines(self._connect, most=PIPELINES)
 
     @classmethod
     def open(cls, dsn: str | SecretStr, *, pool_size: int = 4) -> Self:
         """A pool that connects when it is first used; ``InvalidInput`` for a bad DSN or size."""
         if not 1 <= pool_size <= POOL_MAX:
             raise InvalidInput("pool size is out of range", pool_size=pool_size, most=POOL_MAX)
+        url = async_url(dsn)
         engine = create_async_engine(
-            async_url(dsn),
+            url,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=_POOL_TIMEOUT_S,
             hide_parameters=True,
         )
         event.listen(engine.sync_engine, "checkout", _check_idle)
-        return cls(engine)
+        return cls(engine, url)
+
+    async def _connect(self) -> "psycopg.AsyncConnection[Any]":
+        _, given = self._engine.dialect.create_connect_args(self._url)
+        return await psycopg.AsyncConnection.connect(**given, autocommit=True)
 
     async def close(self) -> None:
         """Close the connections; the object may be used again and then connects anew."""
+        self._pipelines.close()
         with translated():
             await self._engine.dispose()
 
@@ -123,29 +131,16 @@ class Catalog:
     async def ask(self, statement: LiteralString, given: Mapping[str, Any]) -> Rows:
         """One statement as a transaction of its own, in one round trip; its rows."""
         with translated():
-            async with self._alone.connect() as connection:
-                cursor = await (await _driver(connection)).execute(statement, given)
-                return await cursor.fetchall() if cursor.description else []
+            async with self._pipelines.one() as pipeline:
+                [rows] = await pipeline.run((statement, given))
+                return rows
 
-
-async def at_once(connection: AsyncConnection, *asked: Ask, commit: bool = False) -> list[Rows]:
-    """Several statements in one round trip, within the caller's transaction; the rows of each.
-
-    Each sees what those before it did, and what others committed before it ran. ``commit``: the
-    transaction ends with them.
-    """
-    driver = await _driver(connection)
-    async with driver.pipeline():
-        cursors = [await driver.execute(statement, given) for statement, given in asked]
-        if commit:
-            await driver.commit()
-    return [await each.fetchall() if each.description else [] for each in cursors]
-
-
-async def _driver(connection: AsyncConnection) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
-    driver: psycopg.AsyncConnection[tuple[Any, ...]]
-    driver = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
-    return driver
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Like ``begin``, on the hot path."""
+        with translated():
+            async with self._pipelines.transaction() as transaction:
+                yield transaction
 
 
 def _check_idle(connection: Any, _record: object, _proxy: object) -> None:

@@ -38,6 +38,12 @@ AUDITOR = "entrepot-audit"
 """The name under which the key ring keeps the audit trail's keys."""
 
 COMMIT_TRIES = 5
+
+# A commit costs two processes some 0.9 ms each whatever is in it, and each write 0.2 ms; a lookup
+# 0.3 ms. With 32 callers: 0.54 of the bare store's puts a second without patience, 0.87 with this
+# one, at a median of 47 instead of 72 ms, since the two cores have less to do.
+END_PATIENCE_S = 0.02
+LOOKUP_PATIENCE_S = 0.0015
 BUCKET_TTL_S = 2.0
 _NONE: Json = {}
 
@@ -97,8 +103,11 @@ class Ground:
         await ready_months(self.catalog, self.clock.now())
         self.recorder = Recorder(chain, self.identity.int % 16, self.clock.now)
         self.intents = Lane(self._begin)
-        self.ends = Lane(self._end)
-        self.lookups = Lane(self._look_up, runners=2)
+        self.ends = Lane(self._end, patience_s=END_PATIENCE_S, expected=self._half_of_writers)
+        self.lookups = Lane(self._look_up, patience_s=LOOKUP_PATIENCE_S)
+
+    def _half_of_writers(self) -> int:
+        return len(self.under_way) // 2
 
     async def bucket(self, name: str) -> Bucket:
         """The bucket as the catalog has it, at most two seconds old while it can be asked."""
@@ -124,8 +133,8 @@ class Ground:
 
     async def note(self, changes: Changes) -> None:
         """Record what happened outside of any key's transaction."""
-        async with self.catalog.begin() as connection:
-            await write(connection, changes, recorder=self.recorder)
+        async with self.catalog.transaction() as transaction:
+            await write(transaction, changes, recorder=self.recorder)
 
     def forget(self, name: str) -> None:
         """Ask for the bucket anew the next time."""

@@ -1,12 +1,15 @@
 """Many callers, one statement: what waits while a batch is under way is the next batch.
 
-Nobody waits for a batch to fill: a single caller's item goes at once, and under load the batches
-grow by themselves. Memory: one item for each caller that waits, so callers bound it.
+A single caller's item goes at once. In a crowd, where two or more met in a batch, the next one
+waits for others, but never longer than its ``patience_s``: a batch costs far more than an item, so
+few large ones leave the machine to the callers. Memory: one item for each caller that waits, so
+callers bound it.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from entrepot.errors import PermanentError
@@ -16,7 +19,9 @@ Result = TypeVar("Result")
 
 
 class Lane(Generic[Item, Result]):
-    """Runs batches one after the other, ``runners`` at a time, of at most ``most`` items.
+    """Runs batches one after the other, of at most ``most`` items.
+
+    ``expected`` says how many items are worth no more patience; ``most`` by default.
 
     ``run`` gives a result, or an error to raise, for each item. Where it raises a permanent error
     for a batch, each item is run alone, so that one bad item does not take the others with it.
@@ -27,11 +32,16 @@ class Lane(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
         most: int = 128,
-        runners: int = 1,
+        patience_s: float = 0.0,
+        expected: Callable[[], int] | None = None,
     ) -> None:
         self._run = run
         self._most = most
-        self._idle = runners
+        self._is_idle = True
+        self._patience_s = patience_s
+        self._expected = expected or (lambda: most)
+        self._were_many = False
+        self._enough = asyncio.Event()
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -39,8 +49,10 @@ class Lane(Generic[Item, Result]):
         """The result of this item, or its error."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if self._idle:
-            self._idle -= 1
+        if self._has_enough():
+            self._enough.set()
+        if self._is_idle:
+            self._is_idle = False
             task = asyncio.create_task(self._drain())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -49,10 +61,25 @@ class Lane(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
+                await self._gather()
                 count = min(len(self._waiting), self._most)
+                self._were_many = count > 1
                 await self._batch([self._waiting.popleft() for _ in range(count)])
         finally:
-            self._idle += 1
+            self._is_idle = True
+
+    async def _gather(self) -> None:
+        """Wait for the others of a crowd, if there is one."""
+        if not self._patience_s or not (self._were_many or len(self._waiting) > 1):
+            return
+        self._enough.clear()
+        if not self._has_enough():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s):
+                    await self._enough.wait()
+
+    def _has_enough(self) -> bool:
+        return len(self._waiting) >= min(self._most, self._expected())
 
     async def _batch(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:

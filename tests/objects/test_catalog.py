@@ -13,7 +13,7 @@ import pytest_asyncio
 from psycopg import sql
 
 from entrepot.catalog.buckets import manage_bucket
-from entrepot.catalog.connect import Catalog, Rows, at_once
+from entrepot.catalog.connect import Catalog, Rows, Transaction
 from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.catalog.objects.audit import AuditChain, Flaw, flaws
 from entrepot.catalog.objects.commit import Recorder, commit_writes, write
@@ -176,13 +176,15 @@ async def test_a_commit_never_scans(
     dsn, bucket_id = filled
     plans: list[str] = []
 
-    async def explaining(connection: Any, *asked: Any, **how: Any) -> Any:
-        for statement, given in asked:
-            [rows] = await at_once(connection, ("EXPLAIN (COSTS OFF) " + statement, given))
-            plans.append("\n".join(row[0] for row in rows))
-        return await at_once(connection, *asked, **how)
+    at_once = Transaction.at_once
 
-    monkeypatch.setattr("entrepot.catalog.objects.commit.at_once", explaining)
+    async def explaining(transaction: Transaction, *asked: Any, **how: Any) -> Any:
+        for statement, given in asked:
+            [rows] = await at_once(transaction, ("EXPLAIN (COSTS OFF) " + statement, given))
+            plans.append("\n".join(row[0] for row in rows))
+        return await at_once(transaction, *asked, **how)
+
+    monkeypatch.setattr(Transaction, "at_once", explaining)
     async with Catalog.open(dsn) as catalog:
         writer = Writer(catalog)
         await writer.put([(bucket_id, some_key(number)) for number in range(500, 600)])
@@ -307,9 +309,9 @@ async def test_records_without_a_key_at_once_keep_the_chain(catalog: Catalog) ->
     writer = Writer(catalog)
 
     async def note(number: int) -> None:
-        async with catalog.begin() as connection:
+        async with catalog.transaction() as transaction:
             changes = Changes(records=({"action": "note", "number": number},))
-            await write(connection, changes, recorder=writer.recorder)
+            await write(transaction, changes, recorder=writer.recorder)
 
     await asyncio.gather(*map(note, range(40)))
     assert await found_flaws(catalog) == []

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from entrepot.catalog import connect
+from entrepot.catalog import pipeline
+from entrepot.catalog.connect import PIPELINES, Transaction
 from entrepot.catalog.objects.facts import EffectKind
 from entrepot.clock import new_token
 from entrepot.codec.keys.ring import KeyRing
@@ -103,11 +104,13 @@ async def test_21_postgres_killed_among_writers(
 
 
 async def test_22_no_connection_is_free(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "_POOL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(pipeline, "FREE_TIMEOUT_S", 0.3)
     bucket = await world.bucket()
-    async with world.opened(pool_size=1) as objects:
+    async with world.opened() as objects:
         await objects.put(bucket, "k", b"body")
-        async with objects.ground.catalog.begin():
+        async with AsyncExitStack() as taken:
+            for _ in range(PIPELINES):
+                await taken.enter_async_context(objects.ground.catalog.transaction())
             with pytest.raises(Unavailable, match="free in time"):
                 await objects.put(bucket, "k", b"lost")
             with pytest.raises(Unavailable, match="free in time"):
@@ -202,11 +205,13 @@ async def test_23_what_a_try_decided_does_not_outlive_it(world: World) -> None:
         await objects.put(bucket, "k", b"first")
         broken = asyncio.Event()
 
-        async def breaking(connection: Any, *asked: Any, commit: bool = False) -> Any:
+        at_once = Transaction.at_once
+
+        async def breaking(transaction: Transaction, *asked: Any, commit: bool = False) -> Any:
             if commit and not broken.is_set():
                 broken.set()
                 raise Unavailable("the connection broke before the commit (scripted)")
-            return await connect.at_once(connection, *asked, commit=commit)
+            return await at_once(transaction, *asked, commit=commit)
 
         async def recovered_by_the_other() -> None:
             await broken.wait()
@@ -216,7 +221,7 @@ async def test_23_what_a_try_decided_does_not_outlive_it(world: World) -> None:
 
         wish = Wish(condition=Condition(if_match=("*",)))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("entrepot.catalog.objects.commit.at_once", breaking)
+            patch.setattr(Transaction, "at_once", breaking)
             patch.setattr("entrepot.objects.ground.asyncio.sleep", _slowly)
             writing = asyncio.create_task(objects.put(bucket, "k", b"conditional", wish=wish))
             await recovered_by_the_other()

@@ -8,17 +8,15 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from sqlalchemy import text
-
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.commit import Recorder, lock_keys, newest_of, write
 from entrepot.catalog.objects.facts import Changes, Json, ObjectRow, Place
 from entrepot.catalog.objects.rows import COLUMNS, to_row
 
-_WHERE = "bucket_id = :bucket_id AND key = :key AND version_id = :version_id"
-_ONE = text(f"SELECT {COLUMNS} FROM versions WHERE {_WHERE}")
-_REMOVE = text(f"DELETE FROM versions WHERE {_WHERE}")
-_ALTER = text(f"UPDATE versions SET attributes = CAST(:attributes AS jsonb) WHERE {_WHERE}")
+_WHERE = "bucket_id = %(bucket_id)s AND key = %(key)s AND version_id = %(version_id)s"
+_ONE = f"SELECT {COLUMNS} FROM versions WHERE {_WHERE}"
+_REMOVE = f"DELETE FROM versions WHERE {_WHERE}"
+_ALTER = f"UPDATE versions SET attributes = CAST(%(attributes)s AS jsonb) WHERE {_WHERE}"
 
 Removal = Callable[[ObjectRow, ObjectRow | None, ObjectRow | None], Changes]
 Alteration = Callable[[ObjectRow], tuple[Json, Changes]]
@@ -33,16 +31,16 @@ async def remove_row(
     raising.
     """
     named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
-    async with catalog.begin() as connection:
-        await lock_keys(connection, [place])
-        found = (await connection.execute(_ONE, named)).one_or_none()
-        if found is None:
+    async with catalog.transaction() as transaction:
+        await lock_keys(transaction, [place])
+        [found] = await transaction.at_once((_ONE, named))
+        if not found:
             return None
-        row = to_row(found)
-        before = (await newest_of(connection, [place])).get(place)
-        await connection.execute(_REMOVE, named)
-        after = (await newest_of(connection, [place])).get(place)
-        return row, await write(connection, decide(row, before, after), recorder=recorder)
+        row = to_row(found[0])
+        before = (await newest_of(transaction, [place])).get(place)
+        await transaction.at_once((_REMOVE, named))
+        after = (await newest_of(transaction, [place])).get(place)
+        return row, await write(transaction, decide(row, before, after), recorder=recorder)
 
 
 async def alter_row(
@@ -50,14 +48,15 @@ async def alter_row(
 ) -> tuple[ObjectRow, tuple[int, ...]] | None:
     """Give a version other attributes; the new row and its effects, or None where there is none."""
     named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
-    async with catalog.begin() as connection:
-        await lock_keys(connection, [place])
-        found = (await connection.execute(_ONE, named)).one_or_none()
-        if found is None:
+    async with catalog.transaction() as transaction:
+        await lock_keys(transaction, [place])
+        [found] = await transaction.at_once((_ONE, named))
+        if not found:
             return None
-        attributes, changes = decide(row := to_row(found))
-        await connection.execute(_ALTER, named | {"attributes": json.dumps(dict(attributes))})
-        effects = await write(connection, changes, recorder=recorder)
+        attributes, changes = decide(row := to_row(found[0]))
+        given = named | {"attributes": json.dumps(dict(attributes))}
+        await transaction.at_once((_ALTER, given))
+        effects = await write(transaction, changes, recorder=recorder)
         return replace(row, attributes=attributes), effects
 
 
@@ -73,14 +72,15 @@ async def add_rows(
     ``decide`` gets those without a row, and the newest versions of their keys.
     """
     places = [(row.bucket_id, row.key) for row in rows]
-    async with catalog.begin() as connection:
-        await lock_keys(connection, places)
-        missing = []
-        for row in rows:
-            named = {"bucket_id": row.bucket_id, "key": row.key, "version_id": row.version_id}
-            if (await connection.execute(_ONE, named)).one_or_none() is None:
-                missing.append(row)
+    async with catalog.transaction() as transaction:
+        await lock_keys(transaction, places)
+        names = [
+            {"bucket_id": row.bucket_id, "key": row.key, "version_id": row.version_id}
+            for row in rows
+        ]
+        found = await transaction.at_once(*((_ONE, each) for each in names))
+        missing = [row for row, known in zip(rows, found, strict=True) if not known]
         if missing:
-            newest = await newest_of(connection, places)
-            await write(connection, decide(missing, newest), recorder=recorder)
+            newest = await newest_of(transaction, places)
+            await write(transaction, decide(missing, newest), recorder=recorder)
         return len(missing)

@@ -14,9 +14,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from entrepot.catalog.connect import Ask, Catalog, at_once
+from entrepot.catalog.connect import Ask, Catalog, Transaction
 from entrepot.catalog.objects.audit import AuditChain, head_of, next_records
 from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow, Place
 from entrepot.catalog.objects.intents import INTENT_COLUMNS, to_intent
@@ -138,40 +136,40 @@ async def commit_writes(
     ``places`` are the keys of those writes.
     """
     keys, all_ids = {"places": places_json(places)}, {"ids": list(ids)}
-    async with catalog.begin() as connection:
+    async with catalog.transaction() as transaction:
         reads = (_LOCK, keys), (_TAKE, all_ids), (NEWEST_OF, keys), (_BEHIND, keys)
-        _, taken, newest, behind, *_, [head] = await at_once(
-            connection, *reads, *head_of(recorder.chain)
+        _, taken, newest, behind, *_, [head] = await transaction.at_once(
+            *reads, *head_of(recorder.chain)
         )
         intents = {intent.write_id: intent for intent in map(to_intent, taken)}
         done: dict[UUID, ObjectRow] = {}
         if missing := [one for one in ids if one not in intents]:
-            [found] = await at_once(connection, (_DONE, keys | {"ids": missing}))
+            [found] = await transaction.at_once((_DONE, keys | {"ids": missing}))
             done = {row.write_id: row for row in map(to_row, found)}
         seen = Seen(intents, by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)
         if intents or len(done) < len(missing):
             asked = _written(settle(seen), head, recorder=recorder)
-            await at_once(connection, *asked, commit=True)
+            await transaction.at_once(*asked, commit=True)
     return seen
 
 
-async def lock_keys(connection: AsyncConnection, places: Iterable[Place]) -> None:
+async def lock_keys(transaction: Transaction, places: Iterable[Place]) -> None:
     """Hold keys until the transaction ends."""
-    await at_once(connection, (_LOCK, {"places": places_json(places)}))
+    await transaction.at_once((_LOCK, {"places": places_json(places)}))
 
 
-async def newest_of(connection: AsyncConnection, places: Iterable[Place]) -> dict[Place, ObjectRow]:
+async def newest_of(transaction: Transaction, places: Iterable[Place]) -> dict[Place, ObjectRow]:
     """The newest version of each key, delete markers included; a key without any is missing."""
-    [found] = await at_once(connection, (NEWEST_OF, {"places": places_json(places)}))
+    [found] = await transaction.at_once((NEWEST_OF, {"places": places_json(places)}))
     return by_place(found)
 
 
 async def write(
-    connection: AsyncConnection, changes: Changes, *, recorder: Recorder
+    transaction: Transaction, changes: Changes, *, recorder: Recorder
 ) -> tuple[int, ...]:
     """Write all of it, within the caller's transaction; the ids of the effects, in their order."""
-    *_, [head] = await at_once(connection, *head_of(recorder.chain))
-    *_, effects = await at_once(connection, *_written(changes, head, recorder=recorder))
+    *_, [head] = await transaction.at_once(*head_of(recorder.chain))
+    *_, effects = await transaction.at_once(*_written(changes, head, recorder=recorder))
     return tuple(row[0] for row in effects) if changes.effects else ()
 
 
