@@ -23,7 +23,7 @@ from entrepot.codec.footer import TRAILER_BYTES, Segment, Table, read_footer, st
 from entrepot.codec.frames import FRAME_BYTES, STORED_BYTES, FrameOpener
 from entrepot.codec.header import Shape, header, header_size
 from entrepot.codec.primitives import Piece
-from entrepot.codec.pump import pumped
+from entrepot.codec.pump import pumped, through
 from entrepot.codec.seal import DataKey
 from entrepot.errors import IntegrityError, InvalidInput
 
@@ -287,11 +287,11 @@ class Reader:
     def read(
         self, start: int = 0, stop: int | None = None, *, digest: bool = True
     ) -> AsyncGenerator[bytes, None]:
-        """The plaintext from ``start`` to before ``stop`` (the end), in pieces of about 1 MiB.
+        """The plaintext from ``start`` to before ``stop`` (the end), in pieces of up to 1 MiB.
 
-        One fetch, of nothing but what holds the range. Work above 64 KiB is done in a thread,
-        while the caller takes the piece before and the next bytes arrive. Memory as in ``pump``,
-        with a block and a frame: below 12 MiB. ``InvalidInput`` where there is no such range,
+        One fetch, of nothing but what holds the range. Decompression works in a thread, while
+        the caller takes the piece before and the next bytes arrive. Memory as in ``pump``, with
+        a block and a frame: below 12 MiB. ``InvalidInput`` where there is no such range,
         ``IntegrityError`` at the first bytes that are not as they were written.
 
         ``digest``: compare the MD5 of each segment that is read whole. It takes three quarters of
@@ -304,9 +304,10 @@ class Reader:
     async def _read(self, decoder: RangeDecoder) -> AsyncGenerator[bytes, None]:
         if decoder.stored_start == decoder.stored_stop:
             return
+        work = pumped if self.shape.compressed else through
         async with (
             self._fetch(decoder.stored_start, decoder.stored_stop) as body,
-            aclosing(pumped(body, decoder)) as pieces,
+            aclosing(work(body, decoder)) as pieces,
         ):
             async for piece in pieces:
                 yield piece

@@ -16,7 +16,7 @@ from entrepot.codec.footer import Segment, Table, footer, footer_size
 from entrepot.codec.frames import FrameSealer, sealed_size
 from entrepot.codec.header import Shape, header, header_size
 from entrepot.codec.primitives import SALT_BYTES, Piece, Random, derive
-from entrepot.codec.pump import pumped
+from entrepot.codec.pump import pumped, through
 from entrepot.errors import InvalidInput
 
 __all__ = [
@@ -123,7 +123,8 @@ class Encoded:
 
     def __init__(self, source: AsyncIterable[bytes], shape: Shape, *, part_number: int) -> None:
         self._encoder = SegmentEncoder(shape, part_number=part_number)
-        self._pieces = pumped(source, self._encoder)
+        work = pumped if shape.compressed else through
+        self._pieces = work(source, self._encoder)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._pieces
@@ -139,11 +140,10 @@ class Encoded:
 
 
 def encoded(source: AsyncIterable[bytes], shape: Shape, *, part_number: int = 1) -> Encoded:
-    """``source`` as one segment, in pieces of about 1 MiB; ``segment`` is known at their end.
+    """``source`` as one segment, in pieces of up to 1 MiB; ``segment`` is known at their end.
 
-    Large batches are worked on in a thread, while the caller sends the piece before and the next
-    batch arrives; a small object is done inline. Memory is that of ``pump`` and of one encoder:
-    below 12 MiB however long the source. A second attempt needs a second call, and with it gets
+    Compression works in a thread, while the caller sends the piece before and the next batch
+    arrives. Memory is that of ``pump`` and of one encoder: below 12 MiB however long the source. A second attempt needs a second call, and with it gets
     another salt.
     """
     return Encoded(source, shape, part_number=part_number)

@@ -1,9 +1,12 @@
-"""A stream through a stage that costs CPU time, off the event loop and beside the network.
+"""A stream through a stage that costs CPU time, beside the network.
+
+``pumped`` works in threads, off the event loop, which pays for zstd (3 ms a MiB, without the GIL).
+``through`` works where it is called, which is quicker for AES alone (0.3 ms a MiB, in 16 calls that
+each give the GIL away and wait for it): reading 64 MiB takes 0.99 of the bare store's rate so, and
+0.53 in threads, on two cores.
 
 Invariant: a stage is fed in order and by one thread at a time. While a thread works on one batch,
 the caller has the result of the one before, and then the next one is read, in the caller's task.
-zstandard and MD5 release the GIL, and AES is through with a batch in 0.2 ms, so other streams and
-the event loop go on.
 
 Memory: one batch that arrives, one that is worked on with its result, one result with the caller,
 what the stage holds, and one piece of the source as it came. A batch may expand without limit
@@ -45,6 +48,20 @@ Batch = tuple[list[Piece], bool]
 
 Work = asyncio.Task[tuple[bytes, bool]]
 """Results of a batch, and whether there may be more of them."""
+
+
+async def through(source: AsyncIterable[bytes], stage: Stage) -> AsyncGenerator[bytes, None]:
+    """What ``stage`` makes of ``source``, on the event loop; none empty.
+
+    Memory: a piece of the source and what the stage makes of it at a time.
+    """
+    async for piece in source:
+        for made in stage.feed(piece):
+            if made:
+                yield bytes(made)
+    for made in stage.drain():
+        if made:
+            yield bytes(made)
 
 
 async def pumped(source: AsyncIterable[bytes], stage: Stage) -> AsyncGenerator[bytes, None]:
