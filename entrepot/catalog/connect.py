@@ -1,8 +1,8 @@
 """A bounded pool of connections to one catalog.
 
 Invariant: a ``Catalog`` never holds more than ``pool_size`` connections, every wait in it has a
-limit, and a connection that was closed while it was idle is not used. It belongs to the event loop
-that first used it: open one for each loop.
+limit that the server cannot break (``silence``), and a connection that was closed while it was idle
+is not used. It belongs to the event loop that first used it: open one for each loop.
 
 What every request needs goes to psycopg itself, several statements in one round trip: through
 SQLAlchemy one by one, a commit cost three times the CPU of the PUT that it was for.
@@ -10,20 +10,21 @@ SQLAlchemy one by one, a commit cost three times the CPU of the PUT that it was 
 Words: *DSN* a Postgres URL, ``postgresql://user:password@host:port/database``.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from select import POLLIN, poll
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
-import psycopg
 from pydantic import SecretStr
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from entrepot.catalog.silence import LOOK_S, WITHIN_S, Silence, Watched
 from entrepot.catalog.translate import translated
-from entrepot.errors import InvalidInput
+from entrepot.errors import InvalidInput, Unavailable
 
 POOL_MAX = 100
 """Postgres itself ships with 100 connections for everybody."""
@@ -74,27 +75,29 @@ def async_url(dsn: str | SecretStr) -> URL:
 class Catalog:
     """One catalog's pool; ``async with Catalog.open(dsn) as catalog``."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, url: URL, *, pool_size: int) -> None:
+        self._silence = Silence(self._look)
+        self._engine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=_POOL_TIMEOUT_S,
+            hide_parameters=True,
+            connect_args={"async_creator_fn": self._silence.connect},
+        )
+        event.listen(self._engine.sync_engine, "checkout", _check_idle)
+        self._alone = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, dsn: str | SecretStr, *, pool_size: int = 4) -> Self:
         """A pool that connects when it is first used; ``InvalidInput`` for a bad DSN or size."""
         if not 1 <= pool_size <= POOL_MAX:
             raise InvalidInput("pool size is out of range", pool_size=pool_size, most=POOL_MAX)
-        engine = create_async_engine(
-            async_url(dsn),
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=_POOL_TIMEOUT_S,
-            hide_parameters=True,
-        )
-        event.listen(engine.sync_engine, "checkout", _check_idle)
-        return cls(engine)
+        return cls(async_url(dsn), pool_size=pool_size)
 
     async def close(self) -> None:
         """Close the connections; the object may be used again and then connects anew."""
+        await self._silence.close()
         with translated():
             await self._engine.dispose()
 
@@ -110,22 +113,56 @@ class Catalog:
         await self.close()
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
+    async def begin(self, *, within_s: float = WITHIN_S) -> AsyncIterator[AsyncConnection]:
         """One transaction (read committed): commits at the end of the body, else rolls back.
 
-        Raises ``Unavailable`` where another try may help. One that is raised by the commit itself
-        may come after the commit took effect, so what runs in here must bear being run twice.
+        Raises ``Unavailable`` where another try may help, and no later than ``within_s`` after a
+        statement was sent. One that is raised by the commit itself may come after the commit took
+        effect, so what runs in here must bear being run twice.
         """
+        self._silence.check(within_s)
         with translated():
-            async with self._engine.begin() as connection:
+            async with self._held(self._engine, within_s) as connection, connection.begin():
                 yield connection
 
-    async def ask(self, statement: LiteralString, given: Mapping[str, Any]) -> Rows:
+    async def ask(
+        self, statement: LiteralString, given: Mapping[str, Any], *, within_s: float = WITHIN_S
+    ) -> Rows:
         """One statement as a transaction of its own, in one round trip; its rows."""
+        self._silence.check(within_s)
+        return await self._ask(statement, given, within_s)
+
+    async def _ask(
+        self, statement: LiteralString, given: Mapping[str, Any], within_s: float
+    ) -> Rows:
         with translated():
-            async with self._alone.connect() as connection:
-                cursor = await (await _driver(connection)).execute(statement, given)
+            async with self._held(self._alone, within_s) as connection:
+                cursor = await _driver(connection).execute(statement, given)
                 return await cursor.fetchall() if cursor.description else []
+
+    async def _look(self) -> None:
+        await self._ask("SELECT 1", {}, LOOK_S)
+
+    @asynccontextmanager
+    async def _held(self, engine: AsyncEngine, within_s: float) -> AsyncIterator[AsyncConnection]:
+        """A connection of the pool, on which no answer is awaited for longer than ``within_s``."""
+        waiting = asyncio.timeout(within_s)
+        try:
+            async with waiting, engine.connect() as connection:
+                if not waiting.expired():
+                    waiting.reschedule(None)  # each round trip has its own limit
+                driver = _driver(connection)
+                driver.within_s = within_s
+                try:
+                    yield connection
+                finally:
+                    if driver.is_silent:
+                        self._silence.noticed(within_s)
+                        await connection.invalidate()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            raise Unavailable("no connection to the catalog became free in time") from None
 
 
 async def at_once(connection: AsyncConnection, *asked: Ask, commit: bool = False) -> list[Rows]:
@@ -134,7 +171,7 @@ async def at_once(connection: AsyncConnection, *asked: Ask, commit: bool = False
     Each sees what those before it did, and what others committed before it ran. ``commit``: the
     transaction ends with them.
     """
-    driver = await _driver(connection)
+    driver = _driver(connection)
     async with driver.pipeline():
         cursors = [await driver.execute(statement, given) for statement, given in asked]
         if commit:
@@ -142,9 +179,10 @@ async def at_once(connection: AsyncConnection, *asked: Ask, commit: bool = False
     return [await each.fetchall() if each.description else [] for each in cursors]
 
 
-async def _driver(connection: AsyncConnection) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
-    driver: psycopg.AsyncConnection[tuple[Any, ...]]
-    driver = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+def _driver(connection: AsyncConnection) -> Watched:
+    held = connection.sync_connection
+    assert held is not None  # it is open
+    driver: Watched = held.connection.driver_connection  # type: ignore[assignment]
     return driver
 
 

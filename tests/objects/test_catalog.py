@@ -26,6 +26,7 @@ from entrepot.catalog.objects.read import (
     recount_usage,
     usage_of,
 )
+from entrepot.catalog.silence import WITHIN_S
 from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.errors import AccessDenied
@@ -53,7 +54,9 @@ class Explaining(Catalog):
 
     plans: list[str]
 
-    async def ask(self, statement: LiteralString, given: Any) -> Rows:
+    async def ask(
+        self, statement: LiteralString, given: Any, *, within_s: float = WITHIN_S
+    ) -> Rows:
         """See ``Catalog.ask``."""
         explained = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) " + statement
         self.plans.append("\n".join(row[0] for row in await super().ask(explained, given)))

@@ -1,4 +1,7 @@
-"""Lookups and listings. A listing of live keys reads one covering index and no table."""
+"""Lookups and listings. A listing of live keys reads one covering index and no table.
+
+Lookups are hasty: who reads a key has the store to go to where the catalog does not answer.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +11,7 @@ from sqlalchemy import text
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import Listed, ObjectRow, Place, Usage
 from entrepot.catalog.objects.rows import COLUMNS, NEWEST_OF, as_json, by_place, places_json, to_row
+from entrepot.catalog.silence import HASTY_S, PATIENT_S, WITHIN_S
 
 _LAST = chr(0x10FFFF) * 257
 """Longer than a key may be, so behind a prefix it sorts after every key that has the prefix."""
@@ -75,7 +79,8 @@ _RECOUNT = text("""
 
 async def newest_versions(catalog: Catalog, places: Sequence[Place]) -> dict[Place, ObjectRow]:
     """The newest version of each key, delete markers included, in one statement."""
-    return by_place(await catalog.ask(NEWEST_OF, {"places": places_json(places)}))
+    given = {"places": places_json(places)}
+    return by_place(await catalog.ask(NEWEST_OF, given, within_s=HASTY_S))
 
 
 async def get_version(
@@ -83,7 +88,7 @@ async def get_version(
 ) -> ObjectRow | None:
     """One version by its id."""
     given = {"bucket_id": bucket_id, "key": key, "version_id": version_id}
-    found = await catalog.ask(_VERSION, given)
+    found = await catalog.ask(_VERSION, given, within_s=HASTY_S)
     return to_row(found[0]) if found else None
 
 
@@ -147,11 +152,13 @@ async def usage_of(catalog: Catalog, *, bucket_id: int) -> Usage:
 
 async def recount_usage(catalog: Catalog, *, bucket_id: int) -> Usage:
     """What the bucket holds, counted anew from the rows: reads all of them."""
-    return await _usage(catalog, _RECOUNT, bucket_id)
+    return await _usage(catalog, _RECOUNT, bucket_id, within_s=PATIENT_S)
 
 
-async def _usage(catalog: Catalog, statement: Any, bucket_id: int) -> Usage:
-    async with catalog.begin() as connection:
+async def _usage(
+    catalog: Catalog, statement: Any, bucket_id: int, *, within_s: float = WITHIN_S
+) -> Usage:
+    async with catalog.begin(within_s=within_s) as connection:
         row = (await connection.execute(statement, {"bucket_id": bucket_id})).one()
     return Usage(*map(int, row))
 
