@@ -40,6 +40,7 @@ from entrepot.objects.bodies import Digest, checked, data_key_of, new_shape
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
 from entrepot.objects.internal import has_internal, internal_bucket
+from entrepot.objects.leftovers import expected_upload
 from entrepot.objects.marks import from_json, marked, to_json
 from entrepot.objects.names import stored_key
 from entrepot.objects.settle import Outcome
@@ -65,20 +66,21 @@ async def start(ground: Ground, bucket: Bucket, key: str, *, wish: Wish) -> UUID
         details |= {"seal": seal, "sealed": b64encode(shape.sealed).decode()}
     stamp = Stamp(0, ground.site, ground.writer)  # its time is known at the end
     attributes = marked(wish.attributes, stamp, upload_id, parent=None, seal=seal)
-    begun = await ground.store.start(
-        bucket.name,
-        stored_key(key),
-        attributes=attributes,
-        origin=Origin(str(upload_id), ground.hybrid.wall_ms()),
-    )
-    await start_upload(
-        ground.catalog,
-        upload_id=upload_id,
-        bucket_id=bucket.id,
-        key=key,
-        store_upload_id=begun,
-        details=details,
-    )
+    async with expected_upload(ground, bucket, key, str(upload_id)):
+        begun = await ground.store.start(
+            bucket.name,
+            stored_key(key),
+            attributes=attributes,
+            origin=Origin(str(upload_id), ground.hybrid.wall_ms()),
+        )
+        await start_upload(
+            ground.catalog,
+            upload_id=upload_id,
+            bucket_id=bucket.id,
+            key=key,
+            store_upload_id=begun,
+            details=details,
+        )
     return upload_id
 
 

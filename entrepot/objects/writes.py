@@ -25,6 +25,7 @@ from entrepot.errors import (
 from entrepot.objects.bodies import How, Incoming, incoming, send
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import End, Ground
+from entrepot.objects.leftovers import expected_upload
 from entrepot.objects.marks import marked, to_json
 from entrepot.objects.names import stored_key
 from entrepot.objects.settle import Outcome, Refusal, Verdict
@@ -87,6 +88,7 @@ async def _send(
             wish.attributes, intent.stamp, intent.write_id, parent=intent.parent, seal=body.seal
         ),
         origin=Origin(intent.version_id, intent.stamp.time_ms),
+        uploading=expected_upload(ground, bucket, intent.key, intent.version_id),
     )
     # Of a single PUT the store's ETag is the MD5 of what it has: the last look at the bytes.
     plain = not body.seal and "-" not in version.etag and len(version.etag) == 32
