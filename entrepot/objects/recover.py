@@ -17,7 +17,6 @@ from entrepot.catalog.objects.audit import ready_months
 from entrepot.catalog.objects.effects import done_effects, take_effects
 from entrepot.catalog.objects.facts import Effect, EffectKind, Intent, ObjectRow, WriteKind
 from entrepot.catalog.objects.intents import drop, renew, take_expired
-from entrepot.catalog.objects.uploads import end_upload
 from entrepot.errors import EntrepotError, NotFound, PermanentError, RetryableError
 from entrepot.objects.bodies import Digest
 from entrepot.objects.ground import End, Ground
@@ -27,6 +26,7 @@ from entrepot.objects.names import stored_key
 from entrepot.objects.reads import find_in_store, row_of
 from entrepot.objects.removal import carry_out
 from entrepot.objects.settle import Outcome
+from entrepot.objects.uploads import clean
 from entrepot.store.protocol import Version
 
 _BATCH = 100
@@ -80,7 +80,7 @@ async def _end(ground: Ground, bucket: Bucket | None, intent: Intent) -> bool:
         return False
     verdict = await ground.ends.submit(End(intent, outcome))
     if intent.kind is WriteKind.COMPLETE:
-        await end_upload(ground.catalog, intent.write_id)
+        await clean(ground, intent.write_id)
     return isinstance(verdict, ObjectRow)
 
 

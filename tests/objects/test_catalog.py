@@ -31,6 +31,7 @@ from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.errors import AccessDenied
 from entrepot.objects.settle import Outcome, settle
+from entrepot.stamp import Stamp
 
 ROWS = 200_000
 SECRET = bytes(range(32))
@@ -108,7 +109,7 @@ LOOKUPS: dict[str, Listing] = {
     ),
     "versions": lambda catalog, bucket: list_versions(catalog, bucket_id=bucket),
     "late-versions": lambda catalog, bucket: list_versions(
-        catalog, bucket_id=bucket, after=some_key(99_000), before_ms=1_700_000_000_002
+        catalog, bucket_id=bucket, after=some_key(99_000), before=Stamp(1_700_000_000_002, "", "")
     ),
     "late-prefix": lambda catalog, bucket: list_versions(
         catalog, bucket_id=bucket, prefix="folder-", after=some_key(99_000)

@@ -12,9 +12,13 @@ from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import Listed, ObjectRow, Place, Usage
 from entrepot.catalog.objects.rows import COLUMNS, NEWEST_OF, as_json, by_place, places_json, to_row
 from entrepot.catalog.silence import HASTY_S, PATIENT_S, WITHIN_S
+from entrepot.stamp import Stamp
 
 _LAST = chr(0x10FFFF) * 257
 """Longer than a key may be, so behind a prefix it sorts after every key that has the prefix."""
+
+FIRST = Stamp(0, "", "")
+"""Older than any."""
 
 _LISTED = "o.key, o.version_id, o.stamp_ms, o.size_bytes, o.etag"
 _PAGE = f"""
@@ -51,7 +55,8 @@ _VERSION = f"""
 _VERSIONS = f"""
     SELECT {COLUMNS} FROM versions
     WHERE bucket_id = %(bucket_id)s AND key >= %(prefix)s AND key < %(end)s
-        AND key >= %(after)s AND (key > %(after)s OR (key = %(after)s AND stamp_ms < %(before_ms)s))
+        AND key >= %(after)s AND (key > %(after)s OR (key = %(after)s
+            AND (stamp_ms, site, writer) < (%(stamp_ms)s, %(site)s, %(writer)s)))
     ORDER BY key, stamp_ms DESC, site DESC, writer DESC LIMIT %(most)s
 """
 _HAS = text("""
@@ -123,15 +128,17 @@ async def list_versions(
     bucket_id: int,
     prefix: str = "",
     after: str = "",
-    before_ms: int = 0,
+    before: Stamp = FIRST,
     most: int = 1000,
 ) -> tuple[ObjectRow, ...]:
     """Versions and delete markers by key, newest first, at most ``most``.
 
-    Those of keys after ``after``, and those of ``after`` itself that are older than ``before_ms``.
+    Those of keys after ``after``, and those of ``after`` itself that are older than ``before``.
     """
-    given = {"bucket_id": bucket_id, "prefix": prefix, "end": _end_of(prefix), "after": after}
-    found = await catalog.ask(_VERSIONS, given | {"before_ms": before_ms, "most": most})
+    given: dict[str, Any] = {"bucket_id": bucket_id, "prefix": prefix, "after": after}
+    given["end"] = _end_of(prefix)
+    given |= {"stamp_ms": before.time_ms, "site": before.site, "writer": before.writer}
+    found = await catalog.ask(_VERSIONS, given | {"most": most})
     return tuple(map(to_row, found))
 
 
