@@ -153,8 +153,8 @@ def row_of(site: str, bucket: Bucket, version: Version) -> ObjectRow:
 
     A derived stamp has a writer ``store-…``. That and its write id follow from the version, so they
     are the same whoever looks, and two versions of one millisecond differ. Size and ETag are those
-    of the stored bytes. A seal counts on a copy too: who copied it by another tool copied encoded
-    bytes, which must not pass for plaintext; they open where they belong, and nowhere else.
+    of the stored bytes. In a managed bucket a seal counts on a copy too: who copied it by another
+    tool copied encoded bytes, which must not pass for plaintext.
     """
     mark = mark_of(version)
     attributes = unmarked(version.attributes)
@@ -171,6 +171,6 @@ def row_of(site: str, bucket: Bucket, version: Version) -> ObjectRow:
         size_bytes=version.size_bytes,
         stored_bytes=version.size_bytes,
         etag=version.etag,
-        seal=sealed if bucket.mode is BucketMode.MANAGED else "",
+        seal=sealed if mark or bucket.mode is BucketMode.MANAGED else "",
         attributes=to_json(attributes),
     )

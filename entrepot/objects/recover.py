@@ -70,16 +70,16 @@ async def _end(ground: Ground, bucket: Bucket | None, intent: Intent) -> bool:
     """Roll one write forward, or release it; whether it counts now."""
     try:
         outcome = await _outcome(ground, bucket, intent) if bucket else None
+        verdict = await ground.ends.submit(End(intent, outcome)) if outcome else None
     except PermanentError as error:
-        # Its bytes may be whole and unreadable here, as with a key that was shredded: they stay in
-        # the store, where a check names them, and do not hold up the others.
+        # Its bytes may be whole and unreadable here, as with a key that was shredded, or the
+        # catalog cannot hold it: it was never acknowledged. What there is stays in the store,
+        # where a check names it, and does not hold up the others.
         _log.warning("a write cannot be recovered: %s", error)
-        outcome = None
-    if outcome is None:
+        verdict = None
+    if verdict is None:
         await drop(ground.catalog, [intent.write_id])
-        return False
-    verdict = await ground.ends.submit(End(intent, outcome))
-    if intent.kind is WriteKind.COMPLETE:
+    elif intent.kind is WriteKind.COMPLETE:
         await clean(ground, intent.write_id)
     return isinstance(verdict, ObjectRow)
 
