@@ -36,6 +36,7 @@ from rich.table import Table
 from bench import data, peers, table
 from bench.data import BASE_MTIME_S, Dataset
 from bench.measure import MIB, Endpoint, Measured, run
+from bench.reaper import watched
 from bench.servers import site
 from bench.sides import Text, Work
 from bench.store import check
@@ -307,7 +308,7 @@ def main(
     }
     root = Path(tempfile.mkdtemp(prefix="entrepot-bench-"))
     try:
-        with opened(root, runs=runs, scale=scale, mc=mc) as bench:
+        with watched(root), opened(root, runs=runs, scale=scale, mc=mc) as bench:
             report |= measure(bench, cases, stream_mib=stream_mib)
     finally:
         shutil.rmtree(root, ignore_errors=True)

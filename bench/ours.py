@@ -20,6 +20,7 @@ from typing import Any
 
 from bench import data
 from bench.measure import Endpoint, Measured, Tool, run
+from bench.reaper import watched
 from entrepot.embedded import stack
 
 EMPTY = "entrepot-empty"
@@ -30,23 +31,27 @@ def opened(source: Endpoint, target: Endpoint) -> Iterator[Tool]:
     """A stack of our own around the two endpoints, and the tool that sweeps a bucket of them."""
     root = Path(tempfile.mkdtemp(prefix="entrepot-bench-stack-"))
     root.chmod(0o711)  # Postgres runs as another user than root
-    generated = "generated" in source.name
     try:
-        info = stack.up(
-            root / "data", sites=1, port_base=0, prefect=True, gateway=False, progress=_say
-        )
-        try:
-            env = info.client_env() | {"PREFECT_LOGGING_LEVEL": "WARNING"}
-            _set_up([source, target], env=env, control=info.control_dsn, generated=generated)
-            if not generated:
-                for endpoint in (source, target):
-                    data.create(endpoint, EMPTY)
-                _measure(EMPTY, env)  # warms caches
-            yield lambda bucket: _sweep(bucket, env, with_empty=not generated)
-        finally:
-            stack.down(root / "data")
+        with watched(root), _running(root, source, target) as tool:
+            yield tool
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def _running(root: Path, source: Endpoint, target: Endpoint) -> Iterator[Tool]:
+    generated = "generated" in source.name
+    info = stack.up(root / "data", sites=1, port_base=0, prefect=True, gateway=False, progress=_say)
+    try:
+        env = info.client_env() | {"PREFECT_LOGGING_LEVEL": "WARNING"}
+        _set_up([source, target], env=env, control=info.control_dsn, generated=generated)
+        if not generated:
+            for endpoint in (source, target):
+                data.create(endpoint, EMPTY)
+            _measure(EMPTY, env)  # warms caches
+        yield lambda bucket: _sweep(bucket, env, with_empty=not generated)
+    finally:
+        stack.down(root / "data")
 
 
 def _set_up(

@@ -35,6 +35,7 @@ from bench import data, peers, table
 from bench.clients import CLIENTS, IN_FLIGHT, timed
 from bench.data import Dataset
 from bench.measure import MIB, Endpoint
+from bench.reaper import watched
 from bench.servers import site
 from bench.sweep import MANY, scaled
 from entrepot.embedded import binaries
@@ -215,7 +216,7 @@ def main(*, as_json: bool, runs: int, scale: float) -> None:
     }
     root = Path(tempfile.mkdtemp(prefix="entrepot-bench-"))
     try:
-        with site("benchstore", root) as endpoint:
+        with watched(root), site("benchstore", root) as endpoint:
             report |= measure(
                 endpoint,
                 runs=runs,

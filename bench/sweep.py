@@ -30,6 +30,7 @@ import click
 from bench import data, peers, table
 from bench.data import Dataset
 from bench.measure import MIB, Endpoint, Measured, Tool
+from bench.reaper import watched
 from bench.servers import site
 from entrepot.embedded import binaries
 from entrepot.errors import IntegrityError
@@ -206,7 +207,7 @@ def main(
     }
     root = Path(tempfile.mkdtemp(prefix="entrepot-bench-"))
     try:
-        with opened(tools, runs=runs, mc=mc, root=root) as bench:
+        with watched(root), opened(tools, runs=runs, mc=mc, root=root) as bench:
             report["cases"] = [_case(bench, name, scale=scale) for name in cases]
     finally:
         if keep:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from entrepot.catalog.usage import UsageRow
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.errors import InvalidInput
-from entrepot.quota.account import merge_rows
+from entrepot.quota.account import Counted, merge_counts
 from entrepot.quota.report import by_prefix, by_tenant, frame
 from flows import artifacts, hints
 from tasks.library import library_seconds
@@ -54,12 +54,16 @@ class TenantUsage(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """What a run counted; ``library_s`` is the time in which the library was at work."""
+    """What a run counted; ``library_s`` is the time in which the library was at work.
+
+    ``missing`` are buckets, ``site/bucket``, that the catalog has and the site has not.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     as_of: datetime
     tenants: tuple[TenantUsage, ...]
+    missing: tuple[str, ...]
     seconds: float
     library_s: float
 
@@ -91,17 +95,21 @@ def _account_usage(request: AccountRequest) -> UsageReport:
         raise InvalidInput(f"no such site: {', '.join(unknown)}", hint="entrepot site list")
     counts = {site: _count(site, owned_buckets(site), request) for site in names}
     accounts: dict[str, tuple[UsageRow, ...]] = {}
+    missing: list[dict[str, str]] = []
     for number, (site, futures) in enumerate(counts.items(), start=1):
-        accounts[site] = merge_rows([future.result() for future in futures])
+        counted = merge_counts([future.result() for future in futures])
+        accounts[site] = counted.rows
+        missing += [{"site": site, "bucket": bucket} for bucket in counted.missing]
         bar.show(number / (len(counts) + 1))
     before = {site: record_site(site, rows, as_of=as_of) for site, rows in accounts.items()}
     for site, rows in accounts.items():
         get_run_logger().info("%s: %d prefixes counted and recorded", site, len(rows))
     bar.close()
-    tenants = _publish(accounts, before, as_of=as_of)
+    tenants = _publish(accounts, before, missing, as_of=as_of)
     return UsageReport(
         as_of=as_of,
         tenants=tenants,
+        missing=tuple(f"{each['site']}/{each['bucket']}" for each in missing),
         seconds=SYSTEM_CLOCK.monotonic() - began,
         library_s=library_seconds(began),
     )
@@ -109,7 +117,7 @@ def _account_usage(request: AccountRequest) -> UsageReport:
 
 def _count(
     site: str, buckets: Sequence[Owned], request: AccountRequest
-) -> list[PrefectFuture[tuple[UsageRow, ...]]]:
+) -> list[PrefectFuture[Counted]]:
     groups = [buckets[number::GROUPS_MAX] for number in range(min(GROUPS_MAX, len(buckets)))]
     return [count_buckets.submit(site, group, depth=request.prefix_depth) for group in groups]
 
@@ -117,6 +125,7 @@ def _count(
 def _publish(
     accounts: Mapping[str, Sequence[UsageRow]],
     before: Mapping[str, Sequence[UsageRow]],
+    missing: Sequence[Mapping[str, str]],
     *,
     as_of: datetime,
 ) -> tuple[TenantUsage, ...]:
@@ -124,5 +133,9 @@ def _publish(
     when = f"as of {as_of:%Y-%m-%d %H:%M:%S} UTC"
     artifacts.table("usage-tenants", by_tenant(now, frame(before)), f"Usage by tenant {when}")
     artifacts.table("usage-prefixes", by_prefix(now), f"The largest prefixes {when}")
+    for each in missing:
+        get_run_logger().warning("%s has no bucket %s: not counted", *each.values())
+    if missing:
+        artifacts.table("usage-missing", missing, f"Buckets that are not there {when}")
     sums = now.groupby(["tenant_id", "site"], as_index=False).sum(numeric_only=True)
     return tuple(TenantUsage.model_validate(row) for row in sums.to_dict("records"))

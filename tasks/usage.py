@@ -7,8 +7,10 @@ from prefect import task
 
 from entrepot.catalog.buckets import list_buckets
 from entrepot.catalog.sites import list_sites
-from entrepot.catalog.usage import UsageRow, latest_usage, record_usage
-from entrepot.quota.account import count_bucket, merge_rows
+from entrepot.catalog.usage import UsageRow, latest_usage, prune_usage, record_usage
+from entrepot.clock import SYSTEM_CLOCK
+from entrepot.quota import account
+from entrepot.quota.account import Counted
 from tasks.library import catalog, run, sites
 from tasks.replication import RETRY, SHORT_S
 
@@ -42,28 +44,27 @@ def owned_buckets(site: str) -> tuple[Owned, ...]:
 
 
 @task(task_run_name="count {site}", tags=["entrepot"], **RETRY)
-def count_buckets(site: str, buckets: Sequence[Owned], *, depth: int) -> tuple[UsageRow, ...]:
+def count_buckets(site: str, buckets: Sequence[Owned], *, depth: int) -> Counted:
     """Count some buckets of a site, one after the other."""
 
-    async def count() -> tuple[UsageRow, ...]:
+    async def count() -> Counted:
         (opened,) = await sites([site], workers=LISTINGS_AT_ONCE)
-        return merge_rows(
-            [
-                await count_bucket(opened.store, bucket=bucket, tenant_id=tenant, depth=depth)
-                for bucket, tenant in buckets
-            ]
-        )
+        return await account.count_buckets(opened.store, buckets, depth=depth)
 
     return run(count())
 
 
 @task(task_run_name="record {site}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
 def record_site(site: str, rows: Sequence[UsageRow], *, as_of: datetime) -> tuple[UsageRow, ...]:
-    """Store a site's account; returns the rows of the account before, for comparison."""
+    """Store a site's account, and drop those that are past their time.
+
+    Returns the rows of the account before, for comparison.
+    """
 
     async def record() -> tuple[UsageRow, ...]:
         before = await latest_usage(await catalog(site))
         await record_usage(await catalog(site), as_of=as_of, rows=rows)
+        await prune_usage(await catalog(site), now=SYSTEM_CLOCK.now())
         return before.rows if before else ()
 
     return run(record())

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
+from entrepot.catalog.silence import HASTY_S
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import AlreadyExists, BucketNotFound, PreconditionFailed
 
@@ -83,7 +84,7 @@ async def _save(
 
 async def get_bucket(catalog: Catalog, *, name: str) -> Bucket:
     """One bucket, or ``BucketNotFound``."""
-    async with catalog.begin() as connection:
+    async with catalog.begin(within_s=HASTY_S) as connection:
         query = select(t.Bucket).where(t.Bucket.name == name)
         row = (await connection.execute(query)).one_or_none()
     if row is None:
@@ -123,7 +124,7 @@ _HELD = text("""
 """)
 _FORGET = tuple(
     text(f"DELETE FROM {table} WHERE bucket_id = :bucket_id")  # noqa: S608 - our own names
-    for table in ("versions", "usage_counters", "outbox_consumers", "effects")
+    for table in ("versions", "objects", "usage_counters", "outbox_consumers", "effects")
 )
 
 

@@ -1,8 +1,9 @@
 """A bounded pool of connections to one catalog.
 
 Invariant: a ``Catalog`` never holds more than ``pool_size`` connections and ``PIPELINES`` more for
-the hot path, every wait in it has a limit, and a connection that was closed while it was idle is
-not used. It belongs to the event loop that first used it: open one for each loop.
+the hot path, every wait in it has a limit that the server cannot break (``silence``), and a
+connection that was closed while it was idle is not used. It belongs to the event loop that first
+used it: open one for each loop.
 
 What every request needs goes by ``pipeline``, several statements in one round trip: through
 SQLAlchemy one by one, a commit cost three times the CPU of the PUT that it was for.
@@ -10,21 +11,22 @@ SQLAlchemy one by one, a commit cost three times the CPU of the PUT that it was 
 Words: *DSN* a Postgres URL, ``postgresql://user:password@host:port/database``.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from select import POLLIN, poll
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
-import psycopg
 from pydantic import SecretStr
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from entrepot.catalog.pipeline import Ask, Pipelines, Rows, Transaction
+from entrepot.catalog.silence import LOOK_S, WITHIN_S, Silence, Watched
 from entrepot.catalog.translate import translated
-from entrepot.errors import InvalidInput
+from entrepot.errors import InvalidInput, Unavailable
 
 __all__ = ["PIPELINES", "POOL_MAX", "Ask", "Catalog", "Rows", "Transaction", "async_url"]
 
@@ -75,33 +77,34 @@ def async_url(dsn: str | SecretStr) -> URL:
 class Catalog:
     """One catalog's pool; ``async with Catalog.open(dsn) as catalog``."""
 
-    def __init__(self, engine: AsyncEngine, url: URL) -> None:
-        self._engine = engine
+    def __init__(self, url: URL, *, pool_size: int) -> None:
         self._url = url
-        self._pipelines = Pipelines(self._connect, most=PIPELINES)
+        self._silence = Silence(self._look)
+        self._engine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=_POOL_TIMEOUT_S,
+            hide_parameters=True,
+            connect_args={"async_creator_fn": self._silence.connect},
+        )
+        event.listen(self._engine.sync_engine, "checkout", _check_idle)
+        self._pipelines = Pipelines(self._connect, self._silence, most=PIPELINES)
 
     @classmethod
     def open(cls, dsn: str | SecretStr, *, pool_size: int = 4) -> Self:
         """A pool that connects when it is first used; ``InvalidInput`` for a bad DSN or size."""
         if not 1 <= pool_size <= POOL_MAX:
             raise InvalidInput("pool size is out of range", pool_size=pool_size, most=POOL_MAX)
-        url = async_url(dsn)
-        engine = create_async_engine(
-            url,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=_POOL_TIMEOUT_S,
-            hide_parameters=True,
-        )
-        event.listen(engine.sync_engine, "checkout", _check_idle)
-        return cls(engine, url)
+        return cls(async_url(dsn), pool_size=pool_size)
 
-    async def _connect(self) -> "psycopg.AsyncConnection[Any]":
+    async def _connect(self) -> Watched:
         _, given = self._engine.dialect.create_connect_args(self._url)
-        return await psycopg.AsyncConnection.connect(**given, autocommit=True)
+        return await self._silence.connect(**given, autocommit=True)
 
     async def close(self) -> None:
         """Close the connections; the object may be used again and then connects anew."""
+        await self._silence.close()
         self._pipelines.close()
         with translated():
             await self._engine.dispose()
@@ -118,28 +121,64 @@ class Catalog:
         await self.close()
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
+    async def begin(self, *, within_s: float = WITHIN_S) -> AsyncIterator[AsyncConnection]:
         """One transaction (read committed): commits at the end of the body, else rolls back.
 
-        Raises ``Unavailable`` where another try may help. One that is raised by the commit itself
-        may come after the commit took effect, so what runs in here must bear being run twice.
+        Raises ``Unavailable`` where another try may help, and no later than ``within_s`` after a
+        statement was sent. One that is raised by the commit itself may come after the commit took
+        effect, so what runs in here must bear being run twice.
         """
+        self._silence.check(within_s)
         with translated():
-            async with self._engine.begin() as connection:
+            async with self._held(within_s) as connection, connection.begin():
                 yield connection
 
-    async def ask(self, statement: LiteralString, given: Mapping[str, Any]) -> Rows:
+    @asynccontextmanager
+    async def _held(self, within_s: float) -> AsyncIterator[AsyncConnection]:
+        """A connection of the pool, on which no answer is awaited for longer than ``within_s``."""
+        waiting = asyncio.timeout(within_s)
+        try:
+            async with waiting, self._engine.connect() as connection:
+                if not waiting.expired():
+                    waiting.reschedule(None)  # each round trip has its own limit
+                driver: Watched
+                driver = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+                driver.within_s = within_s
+                try:
+                    yield connection
+                finally:
+                    if driver.is_silent:
+                        self._silence.noticed(within_s)
+                        await connection.invalidate()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            raise Unavailable("no connection to the catalog became free in time") from None
+
+    async def ask(
+        self, statement: LiteralString, given: Mapping[str, Any], *, within_s: float = WITHIN_S
+    ) -> Rows:
         """One statement as a transaction of its own, in one round trip; its rows."""
+        self._silence.check(within_s)
+        return await self._ask(statement, given, within_s)
+
+    async def _ask(
+        self, statement: LiteralString, given: Mapping[str, Any], within_s: float
+    ) -> Rows:
         with translated():
-            async with self._pipelines.one() as pipeline:
-                [rows] = await pipeline.run((statement, given))
+            async with self._pipelines.one(within_s) as pipeline:
+                [rows] = await pipeline.run((statement, given), limit_s=within_s)
                 return rows
 
+    async def _look(self) -> None:
+        await self._ask("SELECT 1", {}, LOOK_S)
+
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, within_s: float = WITHIN_S) -> AsyncIterator[Transaction]:
         """Like ``begin``, on the hot path."""
+        self._silence.check(within_s)
         with translated():
-            async with self._pipelines.transaction() as transaction:
+            async with self._pipelines.transaction(within_s) as transaction:
                 yield transaction
 
 

@@ -24,6 +24,7 @@ from psycopg.adapt import PyFormat
 from psycopg.adapt import Transformer as NewTransformer
 from psycopg.errors import error_from_result
 
+from entrepot.catalog.silence import WITHIN_S, Silence
 from entrepot.errors import Unavailable
 
 Ask = tuple[LiteralString, Mapping[str, Any]]
@@ -31,9 +32,6 @@ Ask = tuple[LiteralString, Mapping[str, Any]]
 
 Rows = list[tuple[Any, ...]]
 Connect = Callable[[], Awaitable["psycopg.AsyncConnection[Any]"]]
-
-LIMIT_S: Final = 30.0
-"""Longer than a lock may be waited for (15 s)."""
 
 FREE_TIMEOUT_S: Final = 30.0
 
@@ -72,6 +70,7 @@ class Pipeline:
         self._results: list[pq.abc.PGresult] = []
         self._is_writing = False
         self.is_closed = False
+        self.is_silent = False
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
         self._loop.add_reader(self._socket, self._read)
@@ -82,8 +81,9 @@ class Pipeline:
 
         Spares a ping, a round trip each use.
         """
-        if self.is_closed:
-            return True
+        return self.is_closed or self._has_input()
+
+    def _has_input(self) -> bool:
         waiting = poll()
         waiting.register(self._socket, POLLIN)
         return bool(waiting.poll(0))
@@ -93,7 +93,7 @@ class Pipeline:
         """Whether there is something to commit or to roll back."""
         return self._pg.transaction_status != pq.TransactionStatus.IDLE
 
-    async def run(self, *asked: Ask, limit_s: float = LIMIT_S) -> list[Rows]:
+    async def run(self, *asked: Ask, limit_s: float = WITHIN_S) -> list[Rows]:
         """All of them in one round trip; the rows of each, or the error of the first that failed.
 
         Each sees what those before it did, and what others committed before it ran. Without a
@@ -106,9 +106,9 @@ class Pipeline:
             self._pg.pipeline_sync()
             self._results, self._done = [], self._loop.create_future()
             self._flush()
-            async with asyncio.timeout(limit_s):
-                await self._done
+            await self._answered(self._done, limit_s)
         except TimeoutError as error:
+            self.is_silent = True
             self.close()
             raise Unavailable(
                 "the catalog did not answer in time", hint="entrepot status", limit_s=limit_s
@@ -124,6 +124,13 @@ class Pipeline:
                 raise error_from_result(each, encoding="utf-8")
         ends = accumulate(counts)  # a statement's own result is its last
         return [_rows(transformer, results[end - 1]) for end in ends]
+
+    async def _answered(self, done: asyncio.Future[None], limit_s: float) -> None:
+        while not done.done():
+            await asyncio.wait([done], timeout=limit_s)
+            if not (done.done() or self._has_input()):  # else it was we who were busy or stopped
+                raise TimeoutError
+        await done
 
     def _send(
         self, transformer: Transformer, statement: LiteralString, given: Mapping[str, Any]
@@ -201,29 +208,32 @@ def _rows(transformer: Transformer, result: pq.abc.PGresult) -> Rows:
 class Pipelines:
     """At most ``most`` of them; those that are free are used again, the latest first."""
 
-    def __init__(self, connect: Connect, *, most: int) -> None:
+    def __init__(self, connect: Connect, silence: Silence, *, most: int) -> None:
         self._connect = connect
+        self._silence = silence
         self._free = asyncio.Semaphore(most)
         self._idle: list[Pipeline] = []
         self._lent: set[Pipeline] = set()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[Pipeline]:
+    async def one(self, within_s: float) -> AsyncIterator[Pipeline]:
         """A connection for the block. What the block left open of a transaction is rolled back."""
         try:
-            async with asyncio.timeout(FREE_TIMEOUT_S):
+            async with asyncio.timeout(min(within_s, FREE_TIMEOUT_S)):
                 await self._free.acquire()
         except TimeoutError as error:
             raise Unavailable("no connection to the catalog became free in time") from error
         try:
-            pipeline = await self._open()
+            pipeline = await self._open(within_s)
             self._lent.add(pipeline)
             try:
                 yield pipeline
             finally:
                 if not pipeline.is_closed and pipeline.is_in_transaction:
                     with suppress(psycopg.Error, Unavailable):  # it is closed then
-                        await pipeline.run(_ROLLBACK)
+                        await pipeline.run(_ROLLBACK, limit_s=within_s)
+                if pipeline.is_silent:
+                    self._silence.noticed(within_s)
                 self._lent.discard(pipeline)
                 if not pipeline.is_closed:
                     self._idle.append(pipeline)
@@ -231,20 +241,24 @@ class Pipelines:
             self._free.release()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator["Transaction"]:
+    async def transaction(self, within_s: float) -> AsyncIterator["Transaction"]:
         """A transaction for the block: committed at its end, unless the block did or raised."""
-        async with self.one() as pipeline:
-            yield Transaction(pipeline)
+        async with self.one(within_s) as pipeline:
+            yield Transaction(pipeline, within_s)
             if pipeline.is_in_transaction:
-                await pipeline.run(_COMMIT)
+                await pipeline.run(_COMMIT, limit_s=within_s)
 
-    async def _open(self) -> Pipeline:
+    async def _open(self, within_s: float) -> Pipeline:
         while self._idle:
             pipeline = self._idle.pop()
             if not pipeline.has_failed:
                 return pipeline
             pipeline.close()
-        return Pipeline(await self._connect())
+        try:
+            async with asyncio.timeout(within_s):
+                return Pipeline(await self._connect())
+        except TimeoutError as error:
+            raise Unavailable("the catalog cannot be reached in time") from error
 
     def close(self) -> None:
         """Close all of them; who waits for one of them is told that it failed."""
@@ -256,13 +270,15 @@ class Pipelines:
 class Transaction:
     """Round trips of one transaction on a pipeline: the first begins it, one may end it."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, within_s: float) -> None:
         self._pipeline = pipeline
+        self._within_s = within_s
         self._has_begun = False
 
     async def at_once(self, *asked: Ask, commit: bool = False) -> list[Rows]:
         """Several statements in one round trip; ``commit``: the transaction ends with them."""
         first = () if self._has_begun else (_BEGIN,)
         self._has_begun = True
-        found = await self._pipeline.run(*first, *asked, *((_COMMIT,) if commit else ()))
+        last = (_COMMIT,) if commit else ()
+        found = await self._pipeline.run(*first, *asked, *last, limit_s=self._within_s)
         return found[len(first) : len(first) + len(asked)]

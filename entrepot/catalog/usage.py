@@ -10,11 +10,11 @@ without delete markers.
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from psycopg import AsyncConnection as PsycopgConnection
-from sqlalchemy import ColumnElement, func, insert, select, true, update
+from sqlalchemy import ColumnElement, func, insert, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from entrepot.catalog import tables as t
@@ -24,6 +24,29 @@ from entrepot.errors import InvalidInput, LimitExceeded
 
 ROWS_MAX = 100_000
 """Rows of a run; read back whole they take some 70 MiB (measured: 0.7 KiB a row)."""
+
+KEEP_ALL = timedelta(days=35)
+"""A month can be looked at hour by hour, from the month after."""
+KEEP_DAILY = timedelta(days=400)
+"""A year can be compared with the one before, day by day. A run of 10,000 rows takes some 1.5 MB,
+so hourly ones take 1.3 GB in 35 days and daily ones half of that in the year."""
+PRUNED_AT_ONCE = 50
+"""More than an hour brings; a long tail is caught up with by and by, in short transactions."""
+
+# The last run of a day stands for it. The newest of all stays, however old it is.
+_PRUNE = text("""
+    DELETE FROM usage_runs WHERE id IN (
+        SELECT r.id FROM usage_runs r
+        WHERE r.as_of < :all_since
+            AND EXISTS (SELECT FROM usage_runs n WHERE n.as_of > r.as_of)
+            AND (r.as_of < :daily_since OR EXISTS (
+                SELECT FROM usage_runs n
+                WHERE (n.as_of, n.finished_at, n.id) > (r.as_of, r.finished_at, r.id)
+                    AND n.as_of < date_trunc('day', r.as_of, 'UTC') + interval '1 day'
+            ))
+        ORDER BY r.as_of LIMIT :most
+    )
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +95,17 @@ async def record_usage(catalog: Catalog, *, as_of: datetime, rows: Iterable[Usag
             .values(buckets=buckets.scalar_subquery(), finished_at=func.clock_timestamp())
         )
     return run_id
+
+
+async def prune_usage(catalog: Catalog, *, now: datetime) -> int:
+    """Drop runs that are past their time: all are kept for 35 days, then one a day for 400.
+
+    At most 50 a call, the oldest first; how many there were.
+    """
+    _check_zone(now)
+    given = {"all_since": now - KEEP_ALL, "daily_since": now - KEEP_DAILY, "most": PRUNED_AT_ONCE}
+    async with catalog.begin() as connection:
+        return (await connection.execute(_PRUNE, given)).rowcount
 
 
 async def latest_usage(catalog: Catalog) -> Usage | None:

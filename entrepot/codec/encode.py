@@ -143,7 +143,7 @@ def encoded(source: AsyncIterable[bytes], shape: Shape, *, part_number: int = 1)
     """``source`` as one segment, in pieces of up to 1 MiB; ``segment`` is known at their end.
 
     Compression works in a thread, while the caller sends the piece before and the next batch
-    arrives. Memory is that of ``pump`` and of one encoder: below 12 MiB however long the source. A second attempt needs a second call, and with it gets
-    another salt.
+    arrives. Memory is that of ``pump`` and of one encoder: below 12 MiB however long the source.
+    A second attempt needs a second call, and with it gets another salt.
     """
     return Encoded(source, shape, part_number=part_number)

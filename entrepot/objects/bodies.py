@@ -11,8 +11,8 @@ backend when it is large.
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from entrepot.catalog.objects.facts import ObjectRow
@@ -233,8 +233,12 @@ async def send(
     key: str,
     attributes: Attributes,
     origin: Origin | None,
+    uploading: AbstractAsyncContextManager[Callable[[str], Awaitable[None]]],
 ) -> tuple[Version, int]:
-    """Put a body into the store, whole or not at all; the version and its length there."""
+    """Put a body into the store, whole or not at all; the version and its length there.
+
+    ``uploading`` is entered around an upload of the backend, and told its id.
+    """
     known = body.stored_bytes
     if isinstance(body.source, bytes) and body.shape is None:
         if len(body.source) > INLINE_BYTES:
@@ -258,8 +262,10 @@ async def send(
     else:
         version = await store.put(bucket, key, bytes(spool), attributes=attributes, origin=origin)
         return version, len(spool)
-    upload = await store.start(bucket, key, attributes=attributes, origin=origin)
-    return await _send_parts(store, (bucket, key, upload), spool, pieces, origin)
+    async with uploading as name:
+        upload = await store.start(bucket, key, attributes=attributes, origin=origin)
+        await name(upload)
+        return await _send_parts(store, (bucket, key, upload), spool, pieces, origin)
 
 
 async def _send_parts(

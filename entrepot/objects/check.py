@@ -17,7 +17,7 @@ from entrepot.catalog.objects.change import add_rows
 from entrepot.catalog.objects.effects import being_purged
 from entrepot.catalog.objects.facts import Changes, ObjectRow, Place
 from entrepot.catalog.objects.intents import raise_floor, under_way
-from entrepot.catalog.objects.read import known_versions, list_versions
+from entrepot.catalog.objects.read import FIRST, known_versions, list_versions
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import NotFound, PermanentError
 from entrepot.objects import internal
@@ -164,11 +164,11 @@ async def _enter(ground: Ground, seen: Sequence[ObjectRow]) -> int:
 async def _missing(ground: Ground, bucket: Bucket) -> AsyncIterator[ObjectRow]:
     """Rows whose version the store does not have."""
     stored = _StoredVersions(ground, bucket)
-    after, before_ms = "", 0
+    after, before = "", FIRST
     while rows := await list_versions(
-        ground.catalog, bucket_id=bucket.id, after=after, before_ms=before_ms
+        ground.catalog, bucket_id=bucket.id, after=after, before=before
     ):
-        after, before_ms = rows[-1].key, rows[-1].stamp.time_ms
+        after, before = rows[-1].key, rows[-1].stamp
         seen = await stored.up_to(after)
         for row in rows:
             if row.version_id not in seen and await _is_missing(ground, bucket, row):

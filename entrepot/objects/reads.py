@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.catalog.objects.read import get_version
+from entrepot.catalog.states import BucketMode
 from entrepot.clock import derived_id
 from entrepot.codec.seal import METADATA_NAME as SEAL
 from entrepot.errors import DeleteMarker, IntegrityError, InvalidInput, NotFound
@@ -150,8 +151,10 @@ async def find_in_store(
 def row_of(site: str, bucket: Bucket, version: Version) -> ObjectRow:
     """A stored version as a row: with its mark's stamp, else one derived from its time.
 
-    A derived stamp has the writer ``store``; its write id follows from the version, so that it is
-    the same whoever looks. Size and ETag are those of the stored bytes.
+    A derived stamp has a writer ``store-…``. That and its write id follow from the version, so they
+    are the same whoever looks, and two versions of one millisecond differ. Size and ETag are those
+    of the stored bytes. In a managed bucket a seal counts on a copy too: who copied it by another
+    tool copied encoded bytes, which must not pass for plaintext.
     """
     mark = mark_of(version)
     attributes = unmarked(version.attributes)
@@ -161,13 +164,13 @@ def row_of(site: str, bucket: Bucket, version: Version) -> ObjectRow:
         bucket_id=bucket.id,
         key=shown_key(version.key),
         version_id=version.version_id,
-        stamp=mark.stamp if mark else Stamp(version.mtime_ms, site, "store"),
+        stamp=mark.stamp if mark else Stamp(version.mtime_ms, site, f"store-{write_id.hex[:8]}"),
         write_id=mark.write_id if mark else write_id,
         parent=mark.parent if mark else None,
         is_delete_marker=version.is_delete_marker,
         size_bytes=version.size_bytes,
         stored_bytes=version.size_bytes,
         etag=version.etag,
-        seal=sealed if mark else "",
+        seal=sealed if mark or bucket.mode is BucketMode.MANAGED else "",
         attributes=to_json(attributes),
     )

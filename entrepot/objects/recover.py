@@ -15,17 +15,18 @@ from typing import Self
 from entrepot.catalog.buckets import Bucket, list_buckets
 from entrepot.catalog.objects.audit import ready_months
 from entrepot.catalog.objects.effects import done_effects, take_effects
-from entrepot.catalog.objects.facts import Effect, Intent, ObjectRow, WriteKind
+from entrepot.catalog.objects.facts import Effect, EffectKind, Intent, ObjectRow, WriteKind
 from entrepot.catalog.objects.intents import drop, renew, take_expired
-from entrepot.catalog.objects.uploads import end_upload
 from entrepot.errors import EntrepotError, NotFound, PermanentError, RetryableError
 from entrepot.objects.bodies import Digest
 from entrepot.objects.ground import End, Ground
+from entrepot.objects.leftovers import drop_upload
 from entrepot.objects.marks import mark_of, to_json, unmarked
 from entrepot.objects.names import stored_key
 from entrepot.objects.reads import find_in_store, row_of
 from entrepot.objects.removal import carry_out
 from entrepot.objects.settle import Outcome
+from entrepot.objects.uploads import clean
 from entrepot.store.protocol import Version
 
 _BATCH = 100
@@ -55,8 +56,10 @@ async def recover(ground: Ground, *, older_s: float | None = None) -> Recovered:
     while found := await take_expired(ground.catalog, most=_BATCH, lease_s=ground.limits.lease_s):
         done = [await _end(ground, buckets.get(intent.bucket_id), intent) for intent in found]
         total += Recovered(completed=sum(done), released=len(done) - sum(done))
-    waited_s = ground.limits.lease_s if older_s is None else older_s
-    while effects := await take_effects(ground.catalog, older_s=waited_s, most=_BATCH):
+    lease_s = ground.limits.lease_s
+    older_s = lease_s if older_s is None else older_s
+    how = {"older_s": older_s, "lease_s": lease_s}
+    while effects := await take_effects(ground.catalog, **how, most=_BATCH):
         total += Recovered(effects=(count := await _carry_out(ground, buckets, effects)))
         if count == 0:  # with no wait the same would come again
             break
@@ -67,17 +70,17 @@ async def _end(ground: Ground, bucket: Bucket | None, intent: Intent) -> bool:
     """Roll one write forward, or release it; whether it counts now."""
     try:
         outcome = await _outcome(ground, bucket, intent) if bucket else None
+        verdict = await ground.ends.submit(End(intent, outcome)) if outcome else None
     except PermanentError as error:
-        # Its bytes may be whole and unreadable here, as with a key that was shredded: they stay in
-        # the store, where a check names them, and do not hold up the others.
+        # Its bytes may be whole and unreadable here, as with a key that was shredded, or the
+        # catalog cannot hold it: it was never acknowledged. What there is stays in the store,
+        # where a check names it, and does not hold up the others.
         _log.warning("a write cannot be recovered: %s", error)
-        outcome = None
-    if outcome is None:
+        verdict = None
+    if verdict is None:
         await drop(ground.catalog, [intent.write_id])
-        return False
-    verdict = await ground.ends.submit(End(intent, outcome))
-    if intent.kind is WriteKind.COMPLETE:
-        await end_upload(ground.catalog, intent.write_id)
+    elif intent.kind is WriteKind.COMPLETE:
+        await clean(ground, intent.write_id)
     return isinstance(verdict, ObjectRow)
 
 
@@ -125,7 +128,10 @@ async def _carry_out(ground: Ground, buckets: dict[int, Bucket], effects: Iterab
     for effect in effects:
         bucket = buckets.get(effect.bucket_id)
         try:
-            if bucket:
+            if bucket and effect.kind is EffectKind.ABORT:
+                if not await drop_upload(ground, bucket, effect):
+                    continue
+            elif bucket:
                 place = bucket, effect.key, effect.version_id
                 bypass = bool(effect.details.get("bypass"))
                 await carry_out(ground, *place, kind=effect.kind, bypass=bypass)

@@ -14,6 +14,7 @@ from uuid import UUID
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.facts import Listed, ObjectRow, Usage
 from entrepot.catalog.objects.read import (
+    FIRST,
     get_version,
     list_objects,
     list_versions,
@@ -154,6 +155,8 @@ class Objects:
             return await adopted.delete(self.ground, found, key, version_id=version_id, wish=wish)
         if version_id is None:
             return await writes.put_marker(self.ground, found, key, wish=wish)
+        if wish.condition:
+            raise Unsupported("a version is removed without a condition")
         return await remove_version(
             self.ground, found, key, version_id, actor=wish.actor, bypass=bypass
         )
@@ -383,20 +386,20 @@ class Objects:
         """
         _check_most(most)
         found = await self._managed(bucket)
-        before_ms = 0
+        before = FIRST
         if after_version:
             last = await get_version(
                 self.ground.catalog, bucket_id=found.id, key=after, version_id=after_version
             )
             if last is None:
                 raise InvalidInput("no such version to go on after", version=after_version)
-            before_ms = last.stamp.time_ms
+            before = last.stamp
         return await list_versions(
             self.ground.catalog,
             bucket_id=found.id,
             prefix=prefix,
             after=after,
-            before_ms=before_ms,
+            before=before,
             most=most,
         )
 

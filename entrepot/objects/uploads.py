@@ -22,6 +22,7 @@ from uuid import UUID
 
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.facts import ObjectRow, WriteKind
+from entrepot.catalog.objects.intents import drop
 from entrepot.catalog.objects.read import get_version
 from entrepot.catalog.objects.uploads import (
     Upload,
@@ -40,6 +41,7 @@ from entrepot.objects.bodies import Digest, checked, data_key_of, new_shape
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
 from entrepot.objects.internal import has_internal, internal_bucket
+from entrepot.objects.leftovers import expected_upload
 from entrepot.objects.marks import from_json, marked, to_json
 from entrepot.objects.names import stored_key
 from entrepot.objects.settle import Outcome
@@ -65,20 +67,21 @@ async def start(ground: Ground, bucket: Bucket, key: str, *, wish: Wish) -> UUID
         details |= {"seal": seal, "sealed": b64encode(shape.sealed).decode()}
     stamp = Stamp(0, ground.site, ground.writer)  # its time is known at the end
     attributes = marked(wish.attributes, stamp, upload_id, parent=None, seal=seal)
-    begun = await ground.store.start(
-        bucket.name,
-        stored_key(key),
-        attributes=attributes,
-        origin=Origin(str(upload_id), ground.hybrid.wall_ms()),
-    )
-    await start_upload(
-        ground.catalog,
-        upload_id=upload_id,
-        bucket_id=bucket.id,
-        key=key,
-        store_upload_id=begun,
-        details=details,
-    )
+    async with expected_upload(ground, bucket, key, str(upload_id)):
+        begun = await ground.store.start(
+            bucket.name,
+            stored_key(key),
+            attributes=attributes,
+            origin=Origin(str(upload_id), ground.hybrid.wall_ms()),
+        )
+        await start_upload(
+            ground.catalog,
+            upload_id=upload_id,
+            bucket_id=bucket.id,
+            key=key,
+            store_upload_id=begun,
+            details=details,
+        )
     return upload_id
 
 
@@ -150,12 +153,12 @@ async def _spool(
     ground: Ground, upload: Upload, number: int, pieces: AsyncIterator[bytes], size: int
 ) -> None:
     await ground.store.put(
-        await has_internal(ground), _waiting(upload, number), pieces, size_bytes=size
+        await has_internal(ground), _waiting(upload.upload_id, number), pieces, size_bytes=size
     )
 
 
-def _waiting(upload: Upload, number: int) -> str:
-    return f"spool/{upload.upload_id}/{number}"
+def _waiting(upload_id: UUID, number: int) -> str:
+    return f"spool/{upload_id}/{number}"
 
 
 async def parts(
@@ -186,6 +189,8 @@ async def complete(
         if done is None:
             raise
         return done
+    if done := await _completed(ground, bucket, upload):
+        return done
     found = {part.number: part for part in await list_parts(ground.catalog, upload_id)}
     chosen = _chosen(found, named)
     whole = _Whole.of(chosen)
@@ -205,29 +210,44 @@ async def complete(
             origin=Origin(intent.version_id, intent.stamp.time_ms),
         )
     except BaseException as error:
+        if isinstance(error, NotFound) and (done := await _completed(ground, bucket, upload)):
+            ground.under_way.discard(intent.write_id)
+            await drop(ground.catalog, [intent.write_id])
+            return done
         await give_up(ground, bucket, intent, error)
         raise
     outcome = Outcome(
         whole.size_bytes, stored_bytes, whole.etag, upload.details.get("seal", ""), kept
     )
     row = await end(ground, bucket, intent, outcome)
-    await _clean(ground, upload, chosen)
+    await clean(ground, upload_id)
     return row
+
+
+async def _completed(ground: Ground, bucket: Bucket, upload: Upload) -> ObjectRow | None:
+    """The version that the upload became, where somebody was quicker or died before he cleaned."""
+    done = await get_version(
+        ground.catalog, bucket_id=bucket.id, key=upload.key, version_id=str(upload.upload_id)
+    )
+    if done:
+        await clean(ground, upload.upload_id)
+    return done
 
 
 async def abort(ground: Ground, bucket: Bucket, key: str, upload_id: UUID) -> None:
     """Drop an upload and its parts; ``NotFound`` where there is none."""
     upload = await get_upload(ground.catalog, upload_id=upload_id, bucket_id=bucket.id, key=key)
-    found = await list_parts(ground.catalog, upload_id)
     await ground.store.abort(bucket.name, stored_key(key), upload.store_upload_id)
-    await _clean(ground, upload, found)
+    await clean(ground, upload_id)
 
 
-async def _clean(ground: Ground, upload: Upload, found: Sequence[UploadPart]) -> None:
-    for part in found:
+async def clean(ground: Ground, upload_id: UUID) -> None:
+    """Forget an upload that is over, and its parts that waited."""
+    for part in await list_parts(ground.catalog, upload_id):
         if part.details.get("waits"):
-            await ground.store.delete(internal_bucket(ground.site), _waiting(upload, part.number))
-    await end_upload(ground.catalog, upload.upload_id)
+            waiting = _waiting(upload_id, part.number)
+            await ground.store.delete(internal_bucket(ground.site), waiting)
+    await end_upload(ground.catalog, upload_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +325,9 @@ async def _one(piece: bytes) -> AsyncIterator[bytes]:
 async def _spooled(
     ground: Ground, upload: Upload, number: int, behind: bytes
 ) -> AsyncIterator[bytes]:
-    async with ground.store.get(internal_bucket(ground.site), _waiting(upload, number)) as body:
+    async with ground.store.get(
+        internal_bucket(ground.site), _waiting(upload.upload_id, number)
+    ) as body:
         async for piece in body:
             yield piece
     yield behind

@@ -18,6 +18,7 @@ from entrepot.errors import (
     Busy,
     EntrepotError,
     IntegrityError,
+    InvalidInput,
     NotFound,
     PermanentError,
     PreconditionFailed,
@@ -25,10 +26,14 @@ from entrepot.errors import (
 from entrepot.objects.bodies import How, Incoming, incoming, send
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import End, Ground
+from entrepot.objects.leftovers import expected_upload
 from entrepot.objects.marks import marked, to_json
 from entrepot.objects.names import stored_key
 from entrepot.objects.settle import Outcome, Refusal, Verdict
 from entrepot.store.protocol import Attributes, Origin, Source
+
+ACTOR_MAX_CHARS = 1024
+"""A record of the audit trail has 16 KiB, a key up to 6 of them as JSON, an actor as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,17 @@ class Wish:
     """What a client wants of a write, beside the bytes.
 
     ``checksums`` are promised ones by name (``md5``, ``sha256``, ``sha1``, ``crc32``), in hex.
-    ``actor`` is who asks, for the audit trail.
+    ``actor`` is who asks, for the audit trail; ``InvalidInput`` above 1,024 characters.
     """
 
     attributes: Attributes = field(default_factory=Attributes)
     condition: Condition = field(default_factory=Condition)
     checksums: Mapping[str, str] = field(default_factory=dict)
     actor: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.actor) > ACTOR_MAX_CHARS:  # the end of the write would be too late to say so
+            raise InvalidInput("an actor's name is too long", limit=ACTOR_MAX_CHARS)
 
 
 async def put(
@@ -87,6 +96,7 @@ async def _send(
             wish.attributes, intent.stamp, intent.write_id, parent=intent.parent, seal=body.seal
         ),
         origin=Origin(intent.version_id, intent.stamp.time_ms),
+        uploading=expected_upload(ground, bucket, intent.key, intent.version_id),
     )
     # Of a single PUT the store's ETag is the MD5 of what it has: the last look at the bytes.
     plain = not body.seal and "-" not in version.etag and len(version.etag) == 32

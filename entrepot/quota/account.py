@@ -1,15 +1,43 @@
 """Counting the buckets of a site and recording the result as of one instant.
 
 The instant is when counting began; a listing is no snapshot, so a write while it runs may or may
-not be counted.
+not be counted. A bucket that the site does not have is named and counts as nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from entrepot.catalog.usage import UsageRow
+from entrepot.errors import BucketNotFound
 from entrepot.quota.count import Counter
 from entrepot.store.protocol import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Rows of some buckets; ``missing`` are those that the catalog has and the site has not."""
+
+    rows: tuple[UsageRow, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+async def count_buckets(
+    store: ObjectStore, owned: Sequence[tuple[str, str]], *, depth: int
+) -> Counted:
+    """Count buckets, each with its tenant, one after the other."""
+    parts, missing = [], []
+    for bucket, tenant_id in owned:
+        try:
+            parts.append(await count_bucket(store, bucket=bucket, tenant_id=tenant_id, depth=depth))
+        except BucketNotFound:
+            missing.append(bucket)
+    return Counted(merge_rows(parts), tuple(missing))
+
+
+def merge_counts(parts: Sequence[Counted]) -> Counted:
+    """All of them as one, by tenant, bucket and prefix."""
+    missing = sorted(bucket for part in parts for bucket in part.missing)
+    return Counted(merge_rows([part.rows for part in parts]), tuple(missing))
 
 
 async def count_bucket(

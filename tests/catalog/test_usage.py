@@ -9,7 +9,13 @@ from sqlalchemy import func, select
 
 from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.usage import UsageRow, latest_usage, record_usage, usage_as_of
+from entrepot.catalog.usage import (
+    UsageRow,
+    latest_usage,
+    prune_usage,
+    record_usage,
+    usage_as_of,
+)
 from entrepot.errors import AlreadyExists, InvalidInput, LimitExceeded
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -77,3 +83,44 @@ async def test_a_time_needs_its_zone(site: Catalog) -> None:
         await record_usage(site, as_of=naive, rows=[])
     with pytest.raises(InvalidInput):
         await usage_as_of(site, when=naive)
+
+
+async def kept(site: Catalog) -> list[datetime]:
+    async with site.begin() as connection:
+        found = await connection.execute(select(t.UsageRun.as_of).order_by(t.UsageRun.as_of))
+        return list(found.scalars())
+
+
+async def test_old_runs_are_pruned_to_one_a_day_and_then_dropped(site: Catalog) -> None:
+    def ago(days: int, hours: float) -> datetime:
+        midnight = NOON.replace(hour=0)
+        return midnight - timedelta(days=days) + timedelta(hours=hours)
+
+    stay = [ago(1, 3), ago(1, 4), ago(34, 1), ago(34, 2), ago(36, 23), ago(37, 12), ago(399, 9)]
+    go = [ago(36, 0), ago(36, 22.9), ago(37, 11), ago(399, 8), ago(401, 12), ago(500, 12)]
+    for as_of in (*go, *stay):
+        await record_usage(site, as_of=as_of, rows=[ROW])
+    assert await prune_usage(site, now=NOON) == len(go)
+    assert await kept(site) == sorted(stay)
+    assert await prune_usage(site, now=NOON) == 0
+    async with site.begin() as connection:
+        rows = (await connection.execute(select(func.count()).select_from(t.UsageRow))).scalar_one()
+    assert rows == len(stay)
+
+
+async def test_of_two_runs_of_one_instant_the_later_stands_for_the_day(site: Catalog) -> None:
+    old = NOON - timedelta(days=50)
+    await record_usage(site, as_of=NOON, rows=[])
+    await record_usage(site, as_of=old, rows=[])
+    later = await record_usage(site, as_of=old, rows=[ROW])
+    assert await prune_usage(site, now=NOON) == 1
+    usage = await usage_as_of(site, when=old)
+    assert usage is not None and usage.run_id == later
+
+
+async def test_the_newest_run_stays_and_a_long_tail_takes_several_calls(site: Catalog) -> None:
+    for hour in range(60):
+        await record_usage(site, as_of=NOON - timedelta(days=500, hours=hour), rows=[])
+    assert await prune_usage(site, now=NOON) == 50
+    assert await prune_usage(site, now=NOON) == 9
+    assert await kept(site) == [NOON - timedelta(days=500)]

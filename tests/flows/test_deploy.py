@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from entrepot.cli.deploy import deploy
+from entrepot.errors import AccessDenied, EntrepotError, Unavailable
 from tests.running import Json, Running, wait_for
 
 DEPLOYMENTS = {
@@ -114,3 +116,48 @@ def test_the_form_takes_nothing_that_the_schema_refuses(stack: Running, paramete
     path = f"/deployments/{stack.deployment()['id']}/create_flow_run"
     answer = stack.prefect.post(path, json={"parameters": parameters})
     assert 400 <= answer.status_code < 500, answer.text
+
+
+def deployed(stack: Running) -> list[str]:
+    """Deploy; what it said."""
+    said: list[str] = []
+    deploy(stack.config, progress=said.append)
+    return said
+
+
+def test_what_a_person_changed_about_a_schedule_is_kept(stack: Running) -> None:
+    name = "account_usage/hourly"
+    found = stack.deployment(name)
+    path, [schedule] = f"/deployments/{found['id']}", found["schedules"]
+    weekly = {"cron": "30 3 * * 0", "timezone": "Europe/Zurich"}
+    stack.api("PATCH", f"{path}/schedules/{schedule['id']}", active=False, schedule=weekly)
+    stack.api("POST", f"{path}/pause_deployment")
+    try:
+        kept = f"the schedule of {name} was changed in Prefect and is kept"
+        assert [line for line in deployed(stack) if "kept" in line] == [kept]
+        [schedule] = stack.deployment(name)["schedules"]
+        assert not schedule["active"]
+        assert (schedule["schedule"] | weekly) == schedule["schedule"]
+        assert stack.deployment(name)["paused"]
+    finally:
+        hourly = {"cron": "5 * * * *", "timezone": "UTC"}
+        stack.api("PATCH", f"{path}/schedules/{schedule['id']}", active=True, schedule=hourly)
+        stack.api("POST", f"{path}/resume_deployment")
+    assert [line for line in deployed(stack) if "kept" in line] == []  # it follows again
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "match"),
+    [
+        ({"api_url": "http://127.0.0.1:9/api"}, Unavailable, "does not answer"),
+        ({"auth_string": SecretStr("somebody:else")}, AccessDenied, "authentication string"),
+    ],
+)
+def test_without_prefect_it_says_what_is_missing(
+    stack: Running, settings: Json, kind: type[EntrepotError], match: str
+) -> None:
+    prefect = stack.config.prefect.model_copy(update=settings)
+    config = stack.config.model_copy(update={"prefect": prefect})
+    with pytest.raises(kind, match=match) as refused:
+        deploy(config, progress=lambda _line: None)
+    assert refused.value.hint

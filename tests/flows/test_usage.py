@@ -135,6 +135,24 @@ def test_usage_of_one_site_and_deeper_prefixes(stack: Running, owned: Owned) -> 
     assert stack.sql("SELECT count(*) FROM usage_runs", site="site-b") == before
 
 
+def test_a_bucket_that_was_deleted_at_a_site_holds_up_no_other(
+    stack: Running, owned: Owned
+) -> None:
+    gone = stack.bucket("usage-gone")
+    stack.entrepot("bucket", "adopt", gone, "--tenant", owned.tenants[owned.acme])
+    stack.s3("site-b").delete_bucket(Bucket=gone)
+    try:
+        run = stack.json("quota", "account")
+    finally:
+        for site in stack.sites:
+            stack.sql("DELETE FROM buckets WHERE name = %s RETURNING 1", gone, site=site)
+        stack.sql("DELETE FROM rules WHERE name = %s RETURNING 1", gone)
+    assert {row for row in recorded(stack, owned) if row[2] != gone} == recount(
+        stack, owned, depth=1
+    )
+    assert stack.table(run["id"], "usage-missing") == [{"site": "site-b", "bucket": gone}]
+
+
 @pytest.mark.nightly
 def test_usage_of_a_site_that_is_not_there(stack: Running) -> None:
     name = f"nowhere-{new_id().hex[:4]}"

@@ -26,7 +26,8 @@ from uuid import UUID
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from entrepot.catalog.connect import Catalog, Rows
+from entrepot.catalog.connect import Catalog, Rows, Transaction
+from entrepot.catalog.silence import WITHIN_S
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import EntrepotError
 from entrepot.objects.conditions import Condition
@@ -96,18 +97,29 @@ class SteppedCatalog(Catalog):
     steps: Steps
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
+    async def begin(self, *, within_s: float = WITHIN_S) -> AsyncIterator[AsyncConnection]:
         """See ``Catalog.begin``."""
         await self.steps.pass_by("before a transaction")
-        async with super().begin() as connection:
+        async with super().begin(within_s=within_s) as connection:
             yield connection
             await self.steps.pass_by("before its commit")
         await self.steps.pass_by("after its commit")
 
-    async def ask(self, statement: LiteralString, given: Mapping[str, Any]) -> Rows:
+    @asynccontextmanager
+    async def transaction(self, *, within_s: float = WITHIN_S) -> AsyncIterator[Transaction]:
+        """See ``Catalog.transaction``."""
+        await self.steps.pass_by("before a transaction")
+        async with super().transaction(within_s=within_s) as transaction:
+            yield transaction
+            await self.steps.pass_by("before its commit")
+        await self.steps.pass_by("after its commit")
+
+    async def ask(
+        self, statement: LiteralString, given: Mapping[str, Any], *, within_s: float = WITHIN_S
+    ) -> Rows:
         """See ``Catalog.ask``."""
         await self.steps.pass_by("before a statement")
-        rows = await super().ask(statement, given)
+        rows = await super().ask(statement, given, within_s=within_s)
         await self.steps.pass_by("after a statement")
         return rows
 

@@ -26,10 +26,12 @@ from entrepot.catalog.objects.read import (
     recount_usage,
     usage_of,
 )
+from entrepot.catalog.silence import WITHIN_S
 from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.errors import AccessDenied
 from entrepot.objects.settle import Outcome, settle
+from entrepot.stamp import Stamp
 
 ROWS = 200_000
 SECRET = bytes(range(32))
@@ -53,7 +55,9 @@ class Explaining(Catalog):
 
     plans: list[str]
 
-    async def ask(self, statement: LiteralString, given: Any) -> Rows:
+    async def ask(
+        self, statement: LiteralString, given: Any, *, within_s: float = WITHIN_S
+    ) -> Rows:
         """See ``Catalog.ask``."""
         explained = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) " + statement
         self.plans.append("\n".join(row[0] for row in await super().ask(explained, given)))
@@ -105,7 +109,7 @@ LOOKUPS: dict[str, Listing] = {
     ),
     "versions": lambda catalog, bucket: list_versions(catalog, bucket_id=bucket),
     "late-versions": lambda catalog, bucket: list_versions(
-        catalog, bucket_id=bucket, after=some_key(99_000), before_ms=1_700_000_000_002
+        catalog, bucket_id=bucket, after=some_key(99_000), before=Stamp(1_700_000_000_002, "", "")
     ),
     "late-prefix": lambda catalog, bucket: list_versions(
         catalog, bucket_id=bucket, prefix="folder-", after=some_key(99_000)

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from entrepot.catalog import pipeline
 from entrepot.catalog.connect import PIPELINES, Transaction
+from entrepot.catalog.objects.commit import Seen
 from entrepot.catalog.objects.facts import EffectKind
 from entrepot.clock import new_token
 from entrepot.codec.keys.ring import KeyRing
@@ -32,17 +33,19 @@ from entrepot.errors import (
     PermanentError,
     Unavailable,
 )
+from entrepot.objects.check import check
 from entrepot.objects.conditions import Condition
 from entrepot.objects.recover import recover
 from entrepot.objects.removal import set_tags
 from entrepot.objects.service import Objects
+from entrepot.objects.settle import settle
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Version
 from entrepot.store.wrapper import StoreWrapper
 from entrepot.testing.faulty import LoseAnswer, Refuse
 from entrepot.testing.proxy import BreakableProxy
 from tests.objects.outages import World, new_world, pid_of
-from tests.objects.test_kill import assert_whole, expire
+from tests.objects.test_kill import assert_whole, counted, expire
 from tests.objects.test_service import BIG, read
 
 BODY = BIG[: 3 << 20]
@@ -260,6 +263,34 @@ async def test_a_write_that_cannot_be_recovered_holds_up_no_other(world: World) 
         with contextlib.suppress(AccessDenied):
             await recover(objects.ground, older_s=0)
         assert [entry.key for entry in await objects.list(bucket)] == ["b", "c"]
+
+
+async def test_a_write_that_the_catalog_refuses_holds_up_no_other(world: World) -> None:
+    bucket = await world.bucket()
+    async with world.scripted({"put": [LoseAnswer(), LoseAnswer(), LoseAnswer()]}) as objects:
+        for key in ("a", "b", "c"):
+            with pytest.raises(Unavailable):
+                await objects.put(bucket, key, key.encode())
+
+    def refusing(seen: Seen, outcomes: Any) -> Any:
+        if any(intent.key == "a" for intent in seen.intents.values()):
+            raise InvalidInput("scripted")
+        return settle(seen, outcomes)
+
+    async with world.opened() as objects:
+        await expire(objects.ground.catalog)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("entrepot.objects.ground.settle", refusing)
+            await recover(objects.ground, older_s=0)
+        assert [entry.key for entry in await objects.list(bucket)] == ["b", "c"]
+        found = await check(objects.ground, await objects.ground.bucket(bucket))
+        assert [each.key for each in found.orphans] == ["a"]
+        assert await counted(objects.ground.catalog, "intents") == 0
+
+
+def test_who_asks_has_a_name_that_the_audit_trail_can_hold() -> None:
+    with pytest.raises(InvalidInput, match="actor"):
+        Wish(actor="x" * 1025)
 
 
 async def test_an_effect_that_cannot_be_carried_out_holds_up_no_other(world: World) -> None:

@@ -19,6 +19,7 @@ from entrepot.errors import (
     NotFound,
     PreconditionFailed,
     Unavailable,
+    Unsupported,
 )
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import AUDITOR, audit_secret
@@ -130,6 +131,21 @@ async def test_conditions(objects: Objects, bucket: str) -> None:
     await objects.put(bucket, "k", b"four", wish=absent)  # a delete marker is no object
     assert await read(objects, bucket, "k") == b"four"
     await assert_books(objects, bucket)
+
+
+async def test_a_condition_that_cannot_be_held_is_refused(objects: Objects, plain: str) -> None:
+    row = await objects.put(plain, "k", b"body")
+    wish = Wish(condition=Condition(if_match=("another",)))
+    with pytest.raises(Unsupported):
+        await objects.delete(plain, "k", version_id=row.version_id, wish=wish)
+    name = new_bucket_name()
+    await objects.ground.store.create(name)
+    await objects.adopt_bucket(name, tenant_id="acme")
+    await objects.put(name, "k", b"body")
+    with pytest.raises(Unsupported):
+        await objects.delete(name, "k", wish=wish)
+    assert await read(objects, name, "k") == b"body"
+    assert await read(objects, plain, "k") == b"body"
 
 
 async def test_one_of_many_conditional_writers_wins(objects: Objects, plain: str) -> None:

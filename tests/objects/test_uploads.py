@@ -2,15 +2,29 @@
 
 import hashlib
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from entrepot.catalog.objects.facts import Intent, WriteKind
 from entrepot.clock import new_id
-from entrepot.errors import IntegrityError, InvalidInput, NotFound, PartTooSmall, WrongPart
+from entrepot.errors import (
+    IntegrityError,
+    InvalidInput,
+    NotFound,
+    PartTooSmall,
+    Unavailable,
+    WrongPart,
+)
+from entrepot.objects import uploads
+from entrepot.objects.conditions import Condition
+from entrepot.objects.internal import has_internal
+from entrepot.objects.recover import recover
 from entrepot.objects.service import Objects
-from entrepot.objects.writes import Wish
+from entrepot.objects.writes import Wish, intend
 from entrepot.store.protocol import Attributes
+from tests.objects.test_kill import counted, expire
 from tests.objects.test_service import BIG, assert_books, read
 from tests.objects.worlds import pieces
 
@@ -71,6 +85,100 @@ async def test_parts_become_an_object(
     assert await objects.uploads(bucket) == ()
     assert len(await objects.versions(bucket)) == 1
     await assert_books(objects, bucket)
+
+
+async def test_completed_twice_at_once(
+    objects: Objects, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the upload and the intent another caller completes it whole."""
+    parts = {1: FIVE, 2: b"end"}
+    upload_id = await upload(objects, bucket, "k", parts)
+    first = []
+
+    async def late(*given: Any, **named_ones: Any) -> Intent:
+        if not first:
+            first.append(None)
+            first[0] = await objects.complete_upload(bucket, "k", upload_id, named(parts))
+        return await intend(*given, **named_ones)
+
+    monkeypatch.setattr(uploads, "intend", late)
+    second = await objects.complete_upload(bucket, "k", upload_id, named(parts))
+    assert [second] == first
+    assert await counted(objects.ground.catalog, "intents") == 0
+    assert await objects.uploads(bucket) == ()
+    await assert_books(objects, bucket)
+
+
+async def test_completed_again_where_the_first_died_before_it_cleaned(
+    objects: Objects, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {1: FIVE, 2: b"end"}
+    upload_id = await upload(objects, bucket, "k", parts)
+
+    async def dies(*_: object) -> None:
+        raise Unavailable("scripted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "clean", dies)
+        with pytest.raises(Unavailable):
+            await objects.complete_upload(bucket, "k", upload_id, named(parts))
+    row = await objects.complete_upload(bucket, "k", upload_id, named(parts))
+    assert row.version_id == str(upload_id)
+    assert await objects.uploads(bucket) == ()
+    assert await spooled(objects, upload_id) == []
+    await assert_books(objects, bucket)
+
+
+async def test_an_intent_of_a_version_that_is_there_holds_up_nobody(
+    objects: Objects, plain: str
+) -> None:
+    upload_id = await upload(objects, plain, "k", {1: b"small"})
+    row = await objects.complete_upload(plain, "k", upload_id, named({1: b"small"}))
+    ground = objects.ground
+    await intend(
+        ground,
+        await ground.bucket(plain),
+        "k",
+        WriteKind.COMPLETE,
+        wish=Wish(),
+        details={"kept": {}, "etag": row.etag},
+        write_id=upload_id,
+    )
+    ground.under_way.clear()
+    await expire(ground.catalog)
+    await recover(ground, older_s=0)
+    assert await counted(ground.catalog, "intents") == 0
+    assert await objects.versions(plain) == (row,)
+    await objects.put(plain, "k", b"next", wish=Wish(condition=Condition(if_match=(row.etag,))))
+    await assert_books(objects, plain)
+
+
+async def test_recovery_cleans_the_spool_of_what_it_completes(
+    objects: Objects, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {1: FIVE, 2: b"end"}
+    upload_id = await upload(objects, bucket, "k", parts)
+
+    async def dies(*_: object) -> None:
+        raise Unavailable("scripted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "end", dies)
+        with pytest.raises(Unavailable):
+            await objects.complete_upload(bucket, "k", upload_id, named(parts))
+    objects.ground.under_way.clear()
+    await expire(objects.ground.catalog)
+    assert (await recover(objects.ground, older_s=0)).completed == 1
+    assert await read(objects, bucket, "k") == FIVE + b"end"
+    assert await spooled(objects, upload_id) == []
+    await assert_books(objects, bucket)
+
+
+async def spooled(objects: Objects, upload_id: UUID) -> list[str]:
+    """Parts of an upload that wait in the site's internal bucket."""
+    name = await has_internal(objects.ground)
+    pages = objects.ground.store.list(name, prefix=f"spool/{upload_id}/")
+    return [entry.key async for page in pages for entry in page.versions]
 
 
 async def test_a_part_sent_again_replaces_the_first(objects: Objects, bucket: str) -> None:

@@ -11,7 +11,7 @@ from entrepot.catalog.usage import UsageRow
 from entrepot.clock import new_id
 from entrepot.embedded.minio import MinioServer
 from entrepot.errors import BucketNotFound
-from entrepot.quota.account import count_bucket, merge_rows
+from entrepot.quota.account import Counted, count_bucket, count_buckets, merge_counts, merge_rows
 from entrepot.store.retry import RetryStore
 from entrepot.store.s3 import S3Store
 
@@ -113,6 +113,14 @@ async def test_an_empty_bucket_has_one_row_and_a_missing_one_an_error(
     assert found == (UsageRow("t", name, "", 0, 0, 0, 0, 0),)
     with pytest.raises(BucketNotFound):
         await count_bucket(store, bucket=name + "-not", tenant_id="t", depth=1)
+
+
+async def test_a_bucket_that_is_not_there_holds_up_no_other(store: S3Store, bucket: str) -> None:
+    owned = [(bucket + "-not", "t"), (bucket, "t"), (bucket + "-nor", "t")]
+    found = await count_buckets(RetryStore(store), owned, depth=0)
+    alone = await count_bucket(store, bucket=bucket, tenant_id="t", depth=0)
+    assert found == Counted(alone, (bucket + "-not", bucket + "-nor"))
+    assert merge_counts([found, Counted()]).missing == (bucket + "-nor", bucket + "-not")
 
 
 def test_rows_of_all_buckets_are_sorted() -> None:

@@ -5,7 +5,8 @@ the newest version still holds. The decision is the caller's and pure; this modu
 needs and writes what it says: versions, current object, usage, audit, outbox, effects.
 
 A commit whose answer was lost may have taken effect. Asked again, it finds no intent and the
-version's row instead, and gives that.
+version's row instead, and gives that. A multipart upload that is completed twice at once may have
+a second intent after its row: that one ends with what there is.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from uuid import UUID
 
 from entrepot.catalog.connect import Ask, Catalog, Transaction
 from entrepot.catalog.objects.audit import AuditChain, head_of, next_records
-from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow, Place
+from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow, Place, WriteKind
 from entrepot.catalog.objects.intents import INTENT_COLUMNS, to_intent
 from entrepot.catalog.objects.rows import (
     COLUMNS,
@@ -143,14 +144,19 @@ async def commit_writes(
         )
         intents = {intent.write_id: intent for intent in map(to_intent, taken)}
         done: dict[UUID, ObjectRow] = {}
-        if missing := [one for one in ids if one not in intents]:
-            [found] = await transaction.at_once((_DONE, keys | {"ids": missing}))
+        if doubtful := [one for one in ids if _may_be_done(intents.get(one))]:
+            [found] = await transaction.at_once((_DONE, keys | {"ids": doubtful}))
             done = {row.write_id: row for row in map(to_row, found)}
+        intents = {one: intent for one, intent in intents.items() if one not in done}
         seen = Seen(intents, by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)
-        if intents or len(done) < len(missing):
+        if len(done) < len(ids):
             asked = _written(settle(seen), head, recorder=recorder)
             await transaction.at_once(*asked, commit=True)
     return seen
+
+
+def _may_be_done(intent: Intent | None) -> bool:
+    return intent is None or intent.kind is WriteKind.COMPLETE
 
 
 async def lock_keys(transaction: Transaction, places: Iterable[Place]) -> None:

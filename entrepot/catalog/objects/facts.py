@@ -121,6 +121,7 @@ class EffectKind(StrEnum):
 
     PURGE = "purge"  # remove a version for good
     SETTLE = "settle"  # give it the tags and the lock that its row has
+    ABORT = "abort"  # drop the upload that it was to come from, unless that has an owner
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Lookups and listings. A listing of live keys reads one covering index and no table."""
+"""Lookups and listings. A listing of live keys reads one covering index and no table.
+
+Lookups are hasty: who reads a key has the store to go to where the catalog does not answer.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +11,14 @@ from sqlalchemy import text
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import Listed, ObjectRow, Place, Usage
 from entrepot.catalog.objects.rows import COLUMNS, NEWEST_OF, as_json, by_place, places_json, to_row
+from entrepot.catalog.silence import HASTY_S, PATIENT_S, WITHIN_S
+from entrepot.stamp import Stamp
 
 _LAST = chr(0x10FFFF) * 257
 """Longer than a key may be, so behind a prefix it sorts after every key that has the prefix."""
+
+FIRST = Stamp(0, "", "")
+"""Older than any."""
 
 _LISTED = "o.key, o.version_id, o.stamp_ms, o.size_bytes, o.etag"
 _PAGE = f"""
@@ -47,7 +55,8 @@ _VERSION = f"""
 _VERSIONS = f"""
     SELECT {COLUMNS} FROM versions
     WHERE bucket_id = %(bucket_id)s AND key >= %(prefix)s AND key < %(end)s
-        AND key >= %(after)s AND (key > %(after)s OR (key = %(after)s AND stamp_ms < %(before_ms)s))
+        AND key >= %(after)s AND (key > %(after)s OR (key = %(after)s
+            AND (stamp_ms, site, writer) < (%(stamp_ms)s, %(site)s, %(writer)s)))
     ORDER BY key, stamp_ms DESC, site DESC, writer DESC LIMIT %(most)s
 """
 _HAS = text("""
@@ -75,7 +84,8 @@ _RECOUNT = text("""
 
 async def newest_versions(catalog: Catalog, places: Sequence[Place]) -> dict[Place, ObjectRow]:
     """The newest version of each key, delete markers included, in one statement."""
-    return by_place(await catalog.ask(NEWEST_OF, {"places": places_json(places)}))
+    given = {"places": places_json(places)}
+    return by_place(await catalog.ask(NEWEST_OF, given, within_s=HASTY_S))
 
 
 async def get_version(
@@ -83,7 +93,7 @@ async def get_version(
 ) -> ObjectRow | None:
     """One version by its id."""
     given = {"bucket_id": bucket_id, "key": key, "version_id": version_id}
-    found = await catalog.ask(_VERSION, given)
+    found = await catalog.ask(_VERSION, given, within_s=HASTY_S)
     return to_row(found[0]) if found else None
 
 
@@ -118,15 +128,17 @@ async def list_versions(
     bucket_id: int,
     prefix: str = "",
     after: str = "",
-    before_ms: int = 0,
+    before: Stamp = FIRST,
     most: int = 1000,
 ) -> tuple[ObjectRow, ...]:
     """Versions and delete markers by key, newest first, at most ``most``.
 
-    Those of keys after ``after``, and those of ``after`` itself that are older than ``before_ms``.
+    Those of keys after ``after``, and those of ``after`` itself that are older than ``before``.
     """
-    given = {"bucket_id": bucket_id, "prefix": prefix, "end": _end_of(prefix), "after": after}
-    found = await catalog.ask(_VERSIONS, given | {"before_ms": before_ms, "most": most})
+    given: dict[str, Any] = {"bucket_id": bucket_id, "prefix": prefix, "after": after}
+    given["end"] = _end_of(prefix)
+    given |= {"stamp_ms": before.time_ms, "site": before.site, "writer": before.writer}
+    found = await catalog.ask(_VERSIONS, given | {"most": most})
     return tuple(map(to_row, found))
 
 
@@ -147,11 +159,13 @@ async def usage_of(catalog: Catalog, *, bucket_id: int) -> Usage:
 
 async def recount_usage(catalog: Catalog, *, bucket_id: int) -> Usage:
     """What the bucket holds, counted anew from the rows: reads all of them."""
-    return await _usage(catalog, _RECOUNT, bucket_id)
+    return await _usage(catalog, _RECOUNT, bucket_id, within_s=PATIENT_S)
 
 
-async def _usage(catalog: Catalog, statement: Any, bucket_id: int) -> Usage:
-    async with catalog.begin() as connection:
+async def _usage(
+    catalog: Catalog, statement: Any, bucket_id: int, *, within_s: float = WITHIN_S
+) -> Usage:
+    async with catalog.begin(within_s=within_s) as connection:
         row = (await connection.execute(statement, {"bucket_id": bucket_id})).one()
     return Usage(*map(int, row))
 
