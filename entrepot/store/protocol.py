@@ -36,8 +36,8 @@ class Version:
     """One version as a listing, a HEAD or a write reports it.
 
     ``etag`` has no quotes and is "" for a delete marker. ``mtime_ms`` is Unix time in
-    milliseconds; a HEAD knows whole seconds only. ``attributes`` is ``None`` where the call does
-    not report them (listings of most endpoints).
+    milliseconds; a HEAD knows whole seconds only. ``attributes`` and ``lock`` are ``None`` where
+    the call does not report them (listings of most endpoints).
     """
 
     key: str
@@ -48,6 +48,7 @@ class Version:
     is_current: bool = True
     is_delete_marker: bool = False
     attributes: "Attributes | None" = None
+    lock: "Lock | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +261,20 @@ class ObjectStore(Protocol):
         ...
 
     def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncIterator[Page]:
         """All versions and delete markers, by key, newest first within a key.
 
-        ``after`` skips every version of that key and of smaller ones.
+        ``after`` skips every version of that key and of smaller ones. With ``details``, objects
+        come with their attributes, tags included, and their lock, where the endpoint has a
+        listing that tells (else both stay ``None``). Who may not read tags sees none there, and
+        no error; and tokens of equal versions may differ.
         """
         ...
 

@@ -168,9 +168,17 @@ class StoreWrapper:
         )
 
     def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncIterator[Page]:
-        return self._store.versions(bucket, prefix=prefix, after=after, page_size=page_size)
+        return self._store.versions(
+            bucket, prefix=prefix, after=after, page_size=page_size, details=details
+        )
 
     async def close(self) -> None:
         await self._store.close()
