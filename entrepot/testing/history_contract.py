@@ -251,7 +251,7 @@ class HistoryContract(ContractPart):
             assert entry.lock == await store.lock(bucket, "k", **of)
         assert two.attributes == replace(tagged, tag_count=3)
         assert two.lock == Lock(LockMode.GOVERNANCE, until, True)
-        assert (one.lock, len(one.attributes.tags)) == (Lock(), 0)
+        assert one.attributes and (one.lock, one.attributes.tags) == (Lock(), {})
         plain = [replace(entry, attributes=None, lock=None) for entry in (marker, two, one)]
         assert plain == await history(store, bucket)
 

@@ -20,6 +20,7 @@ from entrepot.replication.proof.certificate import (
     fingerprint,
     sign,
     signer,
+    signers,
 )
 
 FACTS = {"rule": "photos", "identical": True, "sites": ["a", "ü"], "keys": 3, "digest": None}
@@ -123,4 +124,5 @@ async def test_the_key_follows_from_the_ring_and_rotates_with_it(tmp_path: Path)
     assert (first.number, second.number) == (1, 2)
     assert second.public != first.public
     assert check(document, public=first.public)["key"]["number"] == 1
+    assert [each.public for each in await signers(ring)] == [first.public, second.public]
     await ring.close()

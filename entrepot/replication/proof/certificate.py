@@ -10,6 +10,7 @@ at the operator's, who publishes it. The private key follows from a key of the k
 open the ring can sign, and a ring that is restored from its kit signs with the same key.
 """
 
+import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from entrepot.codec.keys.ring import KeyRing
+from entrepot.codec.keys.ring import KeyRing, KeyState, TenantKey
 from entrepot.codec.primitives import derive
 from entrepot.errors import IntegrityError, InvalidInput
 
@@ -49,7 +50,18 @@ class Signer:
 
 async def signer(ring: KeyRing) -> Signer:
     """The key that new certificates are signed with; it is made where there is none."""
-    kept = await ring.current(CERTIFIER)
+    return _signer(await ring.current(CERTIFIER))
+
+
+async def signers(ring: KeyRing) -> list[Signer]:
+    """The keys of old and new certificates, by number; a shredded one is not among them."""
+    await ring.current(CERTIFIER)
+    infos = await asyncio.to_thread(ring.describe, CERTIFIER)
+    numbers = [info.number for info in infos if info.state is KeyState.ACTIVE]
+    return [_signer(await ring.get(CERTIFIER, number)) for number in numbers]
+
+
+def _signer(kept: TenantKey) -> Signer:
     seed = derive(kept.secret, salt=b"", info=b"entrepot/1 certificate")
     return Signer(kept.number, Ed25519PrivateKey.from_private_bytes(seed))
 

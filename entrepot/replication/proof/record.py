@@ -21,6 +21,9 @@ SAMPLE_ALL = 1000
 """All of a thousand."""
 
 _KEY = b"entrepot/1 key"
+_HEAD = struct.Struct(">BH").pack
+_NUMBERS = struct.Struct(">QQH").pack
+_NOTHING = bytes(6)  # three empty texts
 _MODES = {None: 0, LockMode.GOVERNANCE: 1, LockMode.COMPLIANCE: 2}
 
 
@@ -94,17 +97,12 @@ class Fact:
     def encoded(self) -> bytes:
         """The version's part of a record."""
         flags = self.is_delete_marker | self.is_current << 1
-        return b"".join(
-            (
-                struct.pack(">B", flags),
-                prefixed(self.version_id),
-                struct.pack(">QQ", self.mtime_ms, self.size_bytes),
-                prefixed(self.content),
-                prefixed(self.metadata),
-                prefixed(self.tags),
-                prefixed(self.lock),
-            )
-        )
+        version_id, content = self.version_id.encode(), self.content.encode()
+        head = _HEAD(flags, len(version_id)) + version_id
+        numbers = _NUMBERS(self.mtime_ms, self.size_bytes, len(content)) + content
+        if not (self.metadata or self.tags or self.lock):
+            return head + numbers + _NOTHING
+        return head + numbers + prefixed(self.metadata) + prefixed(self.tags) + prefixed(self.lock)
 
 
 Facts = tuple[Fact, ...]
@@ -113,19 +111,26 @@ Facts = tuple[Fact, ...]
 
 def fact_of(version: Version, profile: Profile, *, sha256: str = "") -> Fact:
     """What the profile compares of a version; ``sha256`` in hexadecimal where it was read."""
-    is_object = not version.is_delete_marker
+    is_exact, is_object = profile.is_exact, not version.is_delete_marker
+    content = ""
+    if is_object:
+        content = f"sha256:{sha256}" if sha256 else f"etag:{version.etag}"
+    plain = (
+        identity(version) if is_exact else "",
+        version.mtime_ms if is_exact else 0,
+        version.is_current,
+        version.is_delete_marker,
+        version.size_bytes if is_object else 0,
+        content,
+    )
+    if not is_object or profile.level is Level.LISTING:
+        return Fact(*plain)
     attributes, lock = version.attributes or Attributes(), version.lock or Lock()
-    content = f"sha256:{sha256}" if sha256 else f"etag:{version.etag}"
     return Fact(
-        version_id=identity(version) if profile.is_exact else "",
-        mtime_ms=version.mtime_ms if profile.is_exact else 0,
-        is_current=version.is_current,
-        is_delete_marker=version.is_delete_marker,
-        size_bytes=version.size_bytes if is_object else 0,
-        content=content if is_object else "",
-        metadata=_metadata(attributes) if is_object and profile.looks_at(Aspect.METADATA) else b"",
-        tags=_pairs(attributes.tags) if is_object and profile.looks_at(Aspect.TAGS) else b"",
-        lock=_lock(lock) if is_object and profile.looks_at(Aspect.LOCK) else b"",
+        *plain,
+        metadata=_metadata(attributes) if profile.looks_at(Aspect.METADATA) else b"",
+        tags=_pairs(attributes.tags) if profile.looks_at(Aspect.TAGS) else b"",
+        lock=_lock(lock) if profile.looks_at(Aspect.LOCK) else b"",
     )
 
 
@@ -149,12 +154,8 @@ def in_order(facts: Iterable[Fact], profile: Profile) -> Facts:
 
 def digest_of(key: bytes, facts: Facts) -> bytes:
     """SHA-256 of the record of a key."""
-    record = hashlib.sha256(_KEY)
-    record.update(prefixed(key))
-    record.update(struct.pack(">I", len(facts)))
-    for fact in facts:
-        record.update(fact.encoded())
-    return record.digest()
+    head = _KEY + prefixed(key) + struct.pack(">I", len(facts))
+    return hashlib.sha256(head + b"".join([fact.encoded() for fact in facts])).digest()
 
 
 def is_sampled(version: Version, profile: Profile) -> bool:

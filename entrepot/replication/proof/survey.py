@@ -8,7 +8,7 @@ Memory: one page of versions, one key's versions, and ``workers`` bodies of 1 Mi
 """
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -48,6 +48,10 @@ READ_TRIES: Final = 3
 """How often a body is read from its start: a broken connection is not gone on with."""
 
 
+Named = tuple[bytes, Fact]
+"""A fact and the key that it is of, in UTF-8."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of a site; ``name`` is its UTF-8 form."""
@@ -55,24 +59,43 @@ class Key:
     name: bytes
     facts: Facts
 
-    @property
-    def digest(self) -> bytes:
-        """The digest of its record."""
-        return digest_of(self.name, self.facts)
+
+class Memory:
+    """What sites in step would work out twice; shared by the readers of one comparison, bounded.
+
+    They send the same bytes for the same version, some pages apart.
+    """
+
+    def __init__(self) -> None:
+        self._facts: dict[bytes, Named] = {}
+        self._digests: dict[bytes, tuple[Facts, bytes]] = {}
+
+    def fact(self, token: bytes, make: Callable[[], Named]) -> Named:
+        """What a listing's entry says."""
+        if (known := self._facts.get(token)) is None:
+            known = self._facts[token] = make()
+            if len(self._facts) > REMEMBERED_MAX:
+                del self._facts[next(iter(self._facts))]
+        return known
+
+    def digest(self, key: Key) -> bytes:
+        """The digest of a key's record."""
+        if (known := self._digests.get(key.name)) is None or known[0] != key.facts:
+            known = self._digests[key.name] = key.facts, digest_of(key.name, key.facts)
+            if len(self._digests) > REMEMBERED_MAX:
+                del self._digests[next(iter(self._digests))]
+        return known[1]
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads the keys of one bucket at one site.
-
-    ``remembered`` may be shared by readers of one profile; it is bounded.
-    """
+    """Reads the keys of one bucket at one site."""
 
     site: Site
     bucket: str
     profile: Profile
     workers: int
-    remembered: dict[bytes, tuple[bytes, Fact]] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     _has_details: bool | None = None
     _has_locks: bool | None = None
 
@@ -83,9 +106,10 @@ class Reader:
             IntegrityError: the listing is out of order, or empty where another one is not.
         """
         tree = Tree(self.profile, prefix=prefix.encode())
-        async with aclosing(self.keys(prefix)) as keys:
-            async for key in keys:
-                tree.add(key.name, key.digest, versions=len(key.facts))
+        async with aclosing(self._batches(prefix)) as batches:
+            async for batch in batches:
+                for key in batch:
+                    tree.add(key.name, self.memory.digest(key), versions=len(key.facts))
         if not tree.keys:
             await self._check_empty(prefix)
         return tree.root()
@@ -97,38 +121,64 @@ class Reader:
                 return key.facts if key.name == name else ()
         return ()
 
+    async def versions_of(self, key: str) -> tuple[Version, ...]:
+        """Every version of one key, newest first, with attributes and locks."""
+        found: list[Version] = []
+        pages = self._pages(key, LOOK_SIZE, details=True)
+        async with aclosing(pages):
+            async for page in pages:
+                of_key = [version for version in page.versions if version.key == key]
+                await self._check_details(of_key)
+                for version in of_key:
+                    found.append(await self._described(version))
+                if page.versions and page.versions[-1].key != key:
+                    break
+        return tuple(found)
+
     async def keys(
         self, prefix: str = "", *, page_size: int = PAGE_MAX
     ) -> AsyncGenerator[Key, None]:
         """Every key under ``prefix`` that has facts, in order."""
-        name, facts = b"", list[Fact]()
-        async with aclosing(self._facts(prefix, page_size)) as found:
-            async for key, fact in found:
-                if key != name:
-                    if key < name:
-                        raise IntegrityError(
-                            "the endpoint's listing is not in key order",
-                            site=self.site.name,
-                            key=key.decode("utf-8", "replace"),
-                        )
-                    if counted := in_order(facts, self.profile):
-                        yield Key(name, counted)
-                    name, facts = key, []
-                facts.append(fact)
-        if counted := in_order(facts, self.profile):
-            yield Key(name, counted)
+        async with aclosing(self._batches(prefix, page_size)) as batches:
+            async for batch in batches:
+                for key in batch:
+                    yield key
 
-    async def _facts(self, prefix: str, page_size: int) -> AsyncGenerator[tuple[bytes, Fact], None]:
+    async def _batches(
+        self, prefix: str, page_size: int = PAGE_MAX
+    ) -> AsyncGenerator[list[Key], None]:
+        """The same, page by page: a key counts with the page in which the next one begins."""
+        name, facts = b"", list[Fact]()
+        async with aclosing(self._facts(prefix, page_size)) as pages:
+            async for page in pages:
+                done: list[Key] = []
+                for key, fact in page:
+                    if key == name:
+                        facts.append(fact)
+                        continue
+                    self._end(name, facts, key, done)
+                    name, facts = key, [fact]
+                yield done
+        last: list[Key] = []
+        self._end(name, facts, name, last)
+        yield last
+
+    def _end(self, name: bytes, facts: Sequence[Fact], key: bytes, done: list[Key]) -> None:
+        """Add a key whose facts are all there to those that are done; ``key`` is the next one."""
+        if key < name:
+            raise IntegrityError(
+                "the endpoint's listing is not in key order",
+                site=self.site.name,
+                key=key.decode("utf-8", "replace"),
+            )
+        if counted := in_order(facts, self.profile):
+            done.append(Key(name, counted))
+
+    async def _facts(self, prefix: str, page_size: int) -> AsyncGenerator[list[Named], None]:
         is_listing = self.profile.level is Level.LISTING
         async with aclosing(self._pages(prefix, page_size, details=not is_listing)) as pages:
             async for page in pages:
-                if is_listing:
-                    for pair in self._listed(page):
-                        yield pair
-                    continue
-                for version in await self._whole(page.versions):
-                    if version is not None:
-                        yield version
+                yield self._listed(page) if is_listing else await self._whole(page.versions)
 
     async def _pages(
         self, prefix: str, page_size: int, *, details: bool
@@ -150,38 +200,34 @@ class Reader:
         async for page in _closed(listing):
             yield page
 
-    def _listed(self, page: Page) -> Iterator[tuple[bytes, Fact]]:
-        known = self.remembered
-        for token in page.tokens:
-            if (pair := known.get(token)) is None:
-                version = page.decode(token)
-                pair = version.key.encode("utf-8", "surrogateescape"), self._fact(version)
-                if len(known) >= REMEMBERED_MAX:
-                    del known[next(iter(known))]
-                known[token] = pair
-            yield pair
+    def _listed(self, page: Page) -> list[Named]:
+        def decoded(token: bytes) -> Named:
+            version = page.decode(token)
+            return _name(version), self._fact(version)
+
+        fact = self.memory.fact
+        return [fact(token, partial(decoded, token)) for token in page.tokens]
 
     def _fact(self, version: Version, *, sha256: str = "") -> Fact:
         return fact_of(version, self.profile, sha256=sha256)
 
-    async def _whole(self, versions: Sequence[Version]) -> list[tuple[bytes, Fact] | None]:
-        """Facts of the versions, in order; ``None`` for one that is gone by now."""
+    async def _whole(self, versions: Sequence[Version]) -> list[Named]:
+        """Facts of the versions, in order, without those that are gone by now."""
         await self._check_details(versions)
-        found: list[tuple[bytes, Fact] | None] = [None] * len(versions)
+        found: list[Named | None] = [None] * len(versions)
         waiting = iter(enumerate(versions))
 
         async def work() -> None:
             for number, version in waiting:
                 try:
-                    fact = await self._complete(version)
+                    found[number] = _name(version), await self._complete(version)
                 except BucketNotFound:
                     raise
                 except NotFound:
                     continue
-                found[number] = version.key.encode("utf-8", "surrogateescape"), fact
 
         await side_by_side(work() for _ in range(min(self.workers, len(versions))))
-        return found
+        return [named for named in found if named is not None]
 
     async def _check_details(self, versions: Sequence[Version]) -> None:
         """Make sure once that tags are not hidden: such a listing leaves them out silently."""
@@ -201,13 +247,18 @@ class Reader:
         counts = self.profile.has_history or version.is_current
         if version.is_delete_marker or not counts:
             return self._fact(version)
-        if version.attributes is None or version.lock is None or not self._has_details:
-            version = await self._asked(version)
-        attributes = unmarked(version.attributes or Attributes())
-        version = replace(version, attributes=attributes)
+        version = await self._described(version)
         if is_sampled(version, self.profile):
             return self._fact(version, sha256=await self.sha256(version))
         return self._fact(version)
+
+    async def _described(self, version: Version) -> Version:
+        """The version with its attributes and lock, without the mark of a copy."""
+        if version.is_delete_marker:
+            return version
+        if version.attributes is None or version.lock is None or not self._has_details:
+            version = await self._asked(version)
+        return replace(version, attributes=unmarked(version.attributes or Attributes()))
 
     async def _asked(self, version: Version) -> Version:
         store, of = self.site.store, {"version_id": version.version_id}
@@ -282,6 +333,10 @@ class Reader:
                     site=self.site.name,
                     bucket=self.bucket,
                 )
+
+
+def _name(version: Version) -> bytes:
+    return version.key.encode("utf-8", "surrogateescape")
 
 
 async def _closed(listing: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:

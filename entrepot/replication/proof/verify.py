@@ -26,7 +26,7 @@ from entrepot.replication.apply import md5_of
 from entrepot.replication.proof.compare import Difference, Kind, differences
 from entrepot.replication.proof.drill import Place, places
 from entrepot.replication.proof.record import SAMPLE_ALL, Aspect, Fact, Facts, Level, Profile
-from entrepot.replication.proof.survey import Key, Reader
+from entrepot.replication.proof.survey import Key, Memory, Reader
 from entrepot.replication.proof.tree import Root
 from entrepot.replication.sites import Site, check_bucket
 from entrepot.replication.workers import side_by_side
@@ -130,9 +130,9 @@ async def verify(
     await side_by_side(check_bucket(site, bucket) for site in sites)
     sites = sorted(sites, key=lambda site: site.name)
     for left in reversed(range(ROUNDS)):
-        remembered: dict[bytes, tuple[bytes, Fact]] = {}
+        memory = Memory()
         readers = {
-            site.name: Reader(site, bucket, comparison.profile, comparison.workers, remembered)
+            site.name: Reader(site, bucket, comparison.profile, comparison.workers, memory)
             for site in sites
         }
         found = await side_by_side(reader.survey(prefix) for reader in readers.values())

@@ -19,7 +19,7 @@ from entrepot.store.s3.headers import attributes_from_headers
 from entrepot.store.s3.listing import decode, versions_page
 
 _ANSWERED = b"<Internal>"
-_METADATA = re.compile(rb"<UserMetadata>(.*?)</UserMetadata>", re.DOTALL)
+_OPENING, _CLOSING = b"<UserMetadata>", b"</UserMetadata>"
 _PAIR = re.compile(rb"<([^<>/]+)>([^<]*)</")
 _TAGS = re.compile(rb"<UserTags>([^<]*)</UserTags>")
 
@@ -31,13 +31,15 @@ def detailed_page(body: bytes) -> Page:
 
 def decode_detailed(token: bytes) -> Version:
     """One entry, with attributes and lock where the endpoint told them."""
-    version = decode(_METADATA.sub(b"", token))  # an element there may have any name
+    before, _, rest = token.partition(_OPENING)
+    inner, _, after = rest.partition(_CLOSING)
+    version = decode(before + after)  # an element of the metadata may have any name
     if version.is_delete_marker or _ANSWERED not in token:
         return version
-    found = _METADATA.search(token)
-    pairs = _PAIR.findall(found[1]) if found else ()
-    headers = {name.decode().lower(): unescape(text.decode()) for name, text in pairs}
-    tagged = _TAGS.search(token)
+    headers = {
+        name.decode().lower(): unescape(text.decode()) for name, text in _PAIR.findall(inner)
+    }
+    tagged = _TAGS.search(before + after)
     tags = dict(parse_qsl(unescape(tagged[1].decode()), True)) if tagged else {}
     attributes = replace(attributes_from_headers(headers), tags=tags, tag_count=len(tags))
     return replace(version, attributes=attributes, lock=_lock(headers, version))
