@@ -65,14 +65,14 @@ class VerifyRequest(BaseModel):
 
 
 class RuleReport(BaseModel):
-    """What the comparison of a rule came to."""
+    """What the comparison of a rule came to (``keys`` would make Prefect take it for a mapping)."""
 
     model_config = ConfigDict(frozen=True)
 
     rule: str
     identical: bool
-    keys: int
-    versions: int
+    key_count: int
+    version_count: int
     differing: int
     moving: int
     digest: str | None
@@ -141,8 +141,8 @@ def _verify(rule: Rule, request: VerifyRequest) -> RuleReport:
     report = RuleReport(
         rule=rule.name,
         identical=verdict.is_identical,
-        keys=sum(bucket.keys for bucket in verdict.buckets),
-        versions=sum(bucket.versions for bucket in verdict.buckets),
+        key_count=sum(bucket.keys for bucket in verdict.buckets),
+        version_count=sum(bucket.versions for bucket in verdict.buckets),
         differing=sum(bucket.differing for bucket in verdict.buckets),
         moving=sum(len(bucket.moving) for bucket in verdict.buckets),
         digest=verdict.digest,
@@ -152,8 +152,8 @@ def _verify(rule: Rule, request: VerifyRequest) -> RuleReport:
         "%s: %s, %d keys, %d versions, %d differing, %d moving, in %.1f s",
         report.rule,
         "identical" if report.identical else "not identical",
-        report.keys,
-        report.versions,
+        report.key_count,
+        report.version_count,
         report.differing,
         report.moving,
         report.seconds,

@@ -45,7 +45,12 @@ def compare(rule: Rule, bucket: str, wanted: Wanted) -> BucketVerdict:
     return run(read())
 
 
-@task(task_run_name="sign for {verdict.wanted.rule}", tags=["entrepot"], **RETRY)
+@task(
+    task_run_name="sign for {verdict.wanted.rule}",
+    tags=["entrepot"],
+    timeout_seconds=SHORT_S,
+    **RETRY,
+)
 def sign_verdict(verdict: Verdict) -> bytes:
     """The certificate, kept in the control catalog."""
 

@@ -291,6 +291,17 @@ class BucketInfo:
     created: datetime
 
 
+class Setting(StrEnum):
+    """What configures a bucket, each a document: a policy in JSON, the others in XML, as S3's."""
+
+    VERSIONING = "versioning"
+    LOCK = "lock"  # the default retention of new versions
+    POLICY = "policy"
+    CORS = "cors"
+    LIFECYCLE = "lifecycle"
+    TAGS = "tags"
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One stored part of a multipart upload; ``number`` is 1 to 10,000."""
@@ -353,6 +364,22 @@ class BucketStore(Protocol):
 
     async def versioned(self, bucket: str) -> bool:
         """Whether new writes keep older versions."""
+        ...
+
+    async def setting(self, bucket: str, name: Setting) -> str:
+        """A setting's document in its canonical form (``entrepot.store.settings``); "" for none.
+
+        ``Unsupported`` where the endpoint has no such setting, and for ``Setting.LOCK`` of a
+        bucket without object lock.
+        """
+        ...
+
+    async def configure(self, bucket: str, name: Setting, document: str) -> None:
+        """Replace a setting; "" removes it, but for versioning and lock.
+
+        What the endpoint has no such setting for is ``Unsupported``, what it does not understand
+        ``InvalidInput``.
+        """
         ...
 
     async def start(

@@ -22,6 +22,7 @@ from entrepot.store.protocol import (
     Origin,
     Page,
     Part,
+    Setting,
     Source,
     Store,
     Upload,
@@ -199,6 +200,18 @@ class StoreWrapper:
     async def versioned(self, bucket: str) -> bool:
         return await self._around(
             "versioned", lambda: self._store.versioned(bucket), again=Again.ALWAYS
+        )
+
+    async def setting(self, bucket: str, name: Setting) -> str:
+        return await self._around(
+            "setting", lambda: self._store.setting(bucket, name), again=Again.ALWAYS
+        )
+
+    async def configure(self, bucket: str, name: Setting, document: str) -> None:
+        await self._around(
+            "configure",
+            lambda: self._store.configure(bucket, name, document),
+            again=Again.ALWAYS,
         )
 
     async def start(

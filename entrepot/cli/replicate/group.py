@@ -10,6 +10,7 @@ from entrepot.cli.replicate.certificate import (
 from entrepot.cli.replicate.jobs import jobs_command
 from entrepot.cli.replicate.rule import rule_group
 from entrepot.cli.replicate.run import run_command
+from entrepot.cli.replicate.settings import settings_command
 from entrepot.cli.replicate.verify import verify_command
 from entrepot.cli.replicate.where import where_command
 
@@ -25,6 +26,7 @@ PROOF = (
     certificates_command,
     certificate_key_command,
     check_certificate_command,
+    settings_command,
 )
 
 for each in (run_command, jobs_command, rule_group, *PROOF):

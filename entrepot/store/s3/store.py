@@ -54,6 +54,7 @@ from entrepot.store.s3.listing import (
     versions_page,
 )
 from entrepot.store.s3.locks import S3Locks
+from entrepot.store.s3.settings import S3Settings
 from entrepot.store.s3.sign import Credentials
 from entrepot.store.s3.tar import fits, tar
 from entrepot.store.s3.uploads import S3Uploads
@@ -67,7 +68,7 @@ REPLACE: Final = {"x-amz-metadata-directive": "REPLACE", "x-amz-tagging-directiv
 _Following = Callable[[bytes, Page], Mapping[str, str]]
 
 
-class S3Store(S3Buckets, S3Uploads, S3Locks):
+class S3Store(S3Buckets, S3Uploads, S3Locks, S3Settings):
     """One S3 endpoint, path style.
 
     Memory: ``max_connections`` times twice the read buffer of 512 KiB, at most.
