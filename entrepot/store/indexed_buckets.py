@@ -21,14 +21,13 @@ from entrepot.store.protocol import (
     LockMode,
     Origin,
     Part,
-    Setting,
     Source,
     Upload,
     Version,
     body_size,
 )
 from entrepot.store.records import Change, Extent, Stored, moment
-from entrepot.store.settings import canonical
+from entrepot.store.settings import Setting, canonical
 
 PARTS_MAX = 10_000
 """Most parts of one upload, as S3 has it."""

@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from entrepot.errors import InvalidInput
+from entrepot.store.settings import Setting
 
 NULL_VERSION = "null"
 """Version id of what was written while versioning was off (S3's own word)."""
@@ -289,17 +290,6 @@ class BucketInfo:
 
     name: str
     created: datetime
-
-
-class Setting(StrEnum):
-    """What configures a bucket, each a document: a policy in JSON, the others in XML, as S3's."""
-
-    VERSIONING = "versioning"
-    LOCK = "lock"  # the default retention of new versions
-    POLICY = "policy"
-    CORS = "cors"
-    LIFECYCLE = "lifecycle"
-    TAGS = "tags"
 
 
 @dataclass(frozen=True, slots=True)

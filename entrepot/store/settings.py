@@ -7,12 +7,24 @@ JSON has sorted names, and lists of texts are sorted, since a policy's are sets.
 """
 
 import json
+from enum import StrEnum
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from entrepot.errors import InvalidInput
-from entrepot.store.protocol import Setting
+
+
+class Setting(StrEnum):
+    """What configures a bucket, each a document: a policy in JSON, the others in XML, as S3's."""
+
+    VERSIONING = "versioning"
+    LOCK = "lock"  # the default retention of new versions
+    POLICY = "policy"
+    CORS = "cors"
+    LIFECYCLE = "lifecycle"
+    TAGS = "tags"
+
 
 ROOTS = {
     Setting.VERSIONING: "VersioningConfiguration",

@@ -24,7 +24,7 @@ from entrepot.errors import (
 )
 from entrepot.store.database import Database
 from entrepot.store.locks import UNLOCKED, check_change, check_removal
-from entrepot.store.protocol import NULL_VERSION, Attributes, LockMode, Setting, Version
+from entrepot.store.protocol import NULL_VERSION, Attributes, LockMode, Version
 from entrepot.store.records import (
     ANY,
     Change,
@@ -34,6 +34,7 @@ from entrepot.store.records import (
     dump_lock,
     stored_row,
 )
+from entrepot.store.settings import Setting
 
 VERSIONED = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 _COLUMNS = (

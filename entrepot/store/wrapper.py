@@ -22,12 +22,12 @@ from entrepot.store.protocol import (
     Origin,
     Page,
     Part,
-    Setting,
     Source,
     Store,
     Upload,
     Version,
 )
+from entrepot.store.settings import Setting
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from entrepot.errors import BucketNotFound, EntrepotError, InvalidInput, Unsupported
-from entrepot.store.protocol import Setting, Store
-from entrepot.store.settings import canonical
+from entrepot.store.protocol import Store
+from entrepot.store.settings import Setting, canonical
 from entrepot.testing.contract_tools import ContractPart, new_bucket
 
 TAGS = """
@@ -25,6 +25,7 @@ LOCK = """
 
 
 def policy(bucket: str) -> str:
+    """Anybody may read the bucket's objects."""
     return json.dumps(
         {
             "Version": "2012-10-17",

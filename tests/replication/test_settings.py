@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from entrepot.errors import InvalidInput, PreconditionFailed
 from entrepot.replication.configuration.apply import apply, read
 from entrepot.replication.configuration.plan import Step, plan, strength
-from entrepot.store.protocol import Setting
-from entrepot.store.settings import ROOTS, canonical
+from entrepot.store.settings import ROOTS, Setting, canonical
 from entrepot.testing.setting_contract import LIFECYCLE, TAGS, policy
 from tests.replication.conftest import MakeWorld
 from tests.replication.worlds import World

@@ -41,7 +41,7 @@ def settings_command(
         {
             "bucket": bucket,
             "site": action.site,
-            "setting": str(action.setting),
+            "setting": action.setting,
             "step": str(action.step),
             "done": done,
             "before": action.before,

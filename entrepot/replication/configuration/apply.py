@@ -12,7 +12,7 @@ from entrepot.errors import IntegrityError, PreconditionFailed, Unsupported
 from entrepot.replication.configuration.plan import Action, Settings
 from entrepot.replication.sites import Site
 from entrepot.replication.workers import side_by_side
-from entrepot.store.protocol import Setting
+from entrepot.store.settings import Setting
 
 
 async def read(sites: Sequence[Site], bucket: str) -> list[tuple[str, Settings]]:
@@ -26,12 +26,12 @@ async def read(sites: Sequence[Site], bucket: str) -> list[tuple[str, Settings]]
 
 
 async def _read(site: Site, bucket: str) -> Settings:
-    found: dict[Setting, str | None] = {}
+    found: dict[str, str | None] = {}
     for setting in Setting:
         try:
-            found[setting] = await site.store.setting(bucket, setting)
+            found[str(setting)] = await site.store.setting(bucket, setting)
         except Unsupported:
-            found[setting] = None
+            found[str(setting)] = None
     return found
 
 
@@ -47,19 +47,20 @@ async def apply(sites: Sequence[Site], bucket: str, actions: Sequence[Action]) -
     for action in actions:
         if not action.changes:
             continue
+        setting = Setting(action.setting)
         store, where = by_name[action.site].store, {"site": action.site, "bucket": bucket}
-        if await store.setting(bucket, action.setting) != action.before:
+        if await store.setting(bucket, setting) != action.before:
             raise PreconditionFailed(
                 "the setting was changed since it was planned",
                 hint="look at the differences again",
-                setting=str(action.setting),
+                setting=action.setting,
                 **where,
             )
-        await store.configure(bucket, action.setting, action.after)
-        if (kept := await store.setting(bucket, action.setting)) != action.after:
+        await store.configure(bucket, setting, action.after)
+        if (kept := await store.setting(bucket, setting)) != action.after:
             raise IntegrityError(
                 "the endpoint has another setting than it was given",
-                setting=str(action.setting),
+                setting=action.setting,
                 kept=kept[:500],
                 **where,
             )

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from entrepot.store.protocol import Setting
+VERSIONING = "versioning"
+LOCK = "lock"
+"""The settings that protect versions; the others are names to a plan."""
 
 
 class Step(StrEnum):
@@ -32,7 +34,7 @@ class Action:
     """
 
     site: str
-    setting: Setting
+    setting: str
     step: Step
     before: str
     after: str
@@ -44,7 +46,7 @@ class Action:
         return self.step in (Step.CHANGE, Step.REMOVE)
 
 
-Settings = Mapping[Setting, str | None]
+Settings = Mapping[str, str | None]
 """Documents by setting: "" where nothing is set, ``None`` where there is no such setting."""
 
 
@@ -54,19 +56,17 @@ def plan(sites: Sequence[tuple[str, Settings]], *, remove: bool = False) -> tupl
     return tuple(
         _action(site, setting, settings.get(setting), authority.get(setting), remove=remove)
         for site, settings in others
-        for setting in Setting
+        for setting in authority
         if settings.get(setting) != authority.get(setting)
     )
 
 
-def _action(
-    site: str, setting: Setting, here: str | None, aim: str | None, *, remove: bool
-) -> Action:
+def _action(site: str, setting: str, here: str | None, aim: str | None, *, remove: bool) -> Action:
     before, after = here or "", aim or ""
     step, why = Step.CHANGE, ""
     if here is None:
         step = Step.CANNOT if after else Step.KEEP
-        why = "no object lock there" if setting is Setting.LOCK else "not supported there"
+        why = "no object lock there" if setting == LOCK else "not supported there"
     elif why := _loosens(setting, before, after):
         step = Step.REFUSE
     elif aim is None:
@@ -78,13 +78,13 @@ def _action(
     return Action(site, setting, step, before, after, why)
 
 
-def _loosens(setting: Setting, before: str, after: str) -> str:
+def _loosens(setting: str, before: str, after: str) -> str:
     """Why a change would protect versions less; "" where it does not."""
-    if setting is Setting.VERSIONING and _switches_off(before, after):
+    if setting == VERSIONING and _switches_off(before, after):
         return "versioning is not switched off"
-    if setting is Setting.LOCK and strength(after) < strength(before):
+    if setting == LOCK and strength(after) < strength(before):
         return "the retention there is longer than the authority's"
-    if setting is Setting.LOCK and _mode(before) == "COMPLIANCE" != _mode(after):
+    if setting == LOCK and _mode(before) == "COMPLIANCE" != _mode(after):
         return "compliance does not become governance"
     return ""
 

@@ -1,10 +1,9 @@
 """Settings of buckets over S3: one subresource each."""
 
 from entrepot.errors import InvalidInput, NotFound, Unsupported
-from entrepot.store.protocol import Setting
 from entrepot.store.s3.documents import send
 from entrepot.store.s3.http import Endpoint
-from entrepot.store.settings import canonical
+from entrepot.store.settings import Setting, canonical
 
 _SUBRESOURCES = {
     Setting.VERSIONING: "versioning",
@@ -28,10 +27,9 @@ class S3Settings:
             document = await self._endpoint.text("GET", bucket, query=query)
         except (NotFound, Unsupported) as error:
             code = error.message.partition(":")[0]
+            await self._endpoint.text("HEAD", bucket)  # MinIO says so of a missing bucket as well
             if code.startswith("NoSuch") and code != "NoSuchBucket":
                 return ""  # NoSuchBucketPolicy, NoSuchTagSet, NoSuchLifecycleConfiguration, ...
-            if name is Setting.LOCK and isinstance(error, Unsupported):
-                await self._endpoint.text("HEAD", bucket)  # MinIO says so without a bucket as well
             raise
         return canonical(name, document.decode())
 
