@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
+    create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
@@ -43,6 +44,11 @@ def table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None
     """Leave a table of at most 100 rows."""
     shown = [dict(row) for row in rows[:ROWS_MAX]]
     create_table_artifact(key=_key(key), table=shown, description=description)
+
+
+def markdown(key: str, text: str, description: str) -> None:
+    """Leave a page of text."""
+    create_markdown_artifact(key=_key(key), markdown=text, description=description)
 
 
 def _key(text: str) -> str:

@@ -45,6 +45,7 @@ PARAMETERS_MAX = 100
 REPORT_MAX_BYTES = 1 << 20
 SMALL_JSON_MAX_BYTES = 64 << 10
 SECRET_MAX_BYTES = 4096
+CERTIFICATE_MAX_BYTES = 8 << 20
 
 
 _CONSTRAINT_NAMES = {
@@ -221,6 +222,22 @@ class JobShard(ControlBase):
     cursor: Mapped[Key]
     done: Mapped[bool] = mapped_column(server_default=text("false"))
     counters: Mapped[Counters]
+
+
+class Certificate(ControlBase):
+    """What a comparison of a rule's sites came to, as it was signed."""
+
+    __tablename__ = "certificates"
+    __table_args__ = (
+        _not_empty("rule"),
+        _at_most("document", CERTIFICATE_MAX_BYTES),
+        Index("ix_certificates_rule", "rule", "finished_at"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    rule: Mapped[Name]  # no foreign key: what was proved of a rule outlives it
+    finished_at: Mapped[datetime]
+    identical: Mapped[bool]
+    document: Mapped[str] = mapped_column(Text)
 
 
 class Webhook(ControlBase):

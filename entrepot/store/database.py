@@ -38,6 +38,10 @@ ALTER TABLE versions ADD COLUMN lock TEXT NOT NULL DEFAULT '[null, null, false]'
 ALTER TABLE uploads ADD COLUMN started_ms INT NOT NULL DEFAULT 0;
 CREATE INDEX of_bucket ON uploads (bucket, key, started_ms);
 """,
+    """
+CREATE TABLE settings (
+  bucket TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (bucket, name));
+""",
 )
 """What makes each format of the one before it; the first makes an empty database format 1."""
 

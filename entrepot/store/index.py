@@ -28,6 +28,7 @@ class Index(VersionIndex):
                 raise PreconditionFailed("bucket is not empty", bucket=bucket)
             uploads = self._db.execute("SELECT upload_id FROM uploads WHERE bucket = ?", (bucket,))
             unused = [name for (upload,) in uploads.fetchall() for name in self._forget(upload)]
+            self._db.execute("DELETE FROM settings WHERE bucket = ?", (bucket,))
             self._db.execute("DELETE FROM buckets WHERE name = ?", (bucket,))
             return tuple(unused)
 

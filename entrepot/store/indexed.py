@@ -27,7 +27,7 @@ from entrepot.store.protocol import (
     Source,
     Version,
 )
-from entrepot.store.records import Condition, Stored
+from entrepot.store.records import Condition, Stored, dump, dump_lock, load, load_lock
 
 
 class IndexedStore(IndexedBuckets):
@@ -173,7 +173,13 @@ class IndexedStore(IndexedBuckets):
             after = entries[-1].key
 
     async def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncIterator[Page]:
         check.check_page_size(page_size)
         lower, last = after.encode() + b"\0" if after else b"", None
@@ -182,7 +188,7 @@ class IndexedStore(IndexedBuckets):
                 self._index.page, bucket, prefix=prefix, lower=lower, last=last, limit=page_size
             )
             if found:
-                yield _page([stored.version for stored in found])
+                yield _detailed(found) if details else _page([each.version for each in found])
             if len(found) < page_size:
                 return
             last = found[-1]
@@ -237,3 +243,25 @@ def _token(version: Version) -> bytes:
 
 def _version(token: bytes) -> Version:
     return Version(*json.loads(token))
+
+
+def _detailed(found: Sequence[Stored]) -> Page:
+    tokens = [
+        json.dumps(
+            (_token(one.version).decode(), dump(one.version.attributes), dump_lock(one.lock))
+            if one.version.attributes and not one.version.is_delete_marker
+            else (_token(one.version).decode(),)
+        ).encode()
+        for one in found
+    ]
+    return Page(tokens=tokens, decode=_detailed_version)
+
+
+def _detailed_version(token: bytes) -> Version:
+    plain, *details = json.loads(token)
+    version = _version(plain.encode())
+    if not details:
+        return version
+    attributes = load(details[0])
+    attributes = replace(attributes, tag_count=len(attributes.tags))
+    return replace(version, attributes=attributes, lock=load_lock(details[1]))

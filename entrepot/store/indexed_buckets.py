@@ -11,7 +11,7 @@ from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 from entrepot.clock import SYSTEM_CLOCK, Clock, new_id
-from entrepot.errors import InvalidInput
+from entrepot.errors import InvalidInput, Unsupported
 from entrepot.store import check
 from entrepot.store.index import Index
 from entrepot.store.protocol import (
@@ -27,6 +27,7 @@ from entrepot.store.protocol import (
     body_size,
 )
 from entrepot.store.records import Change, Extent, Stored, moment
+from entrepot.store.settings import Setting, canonical
 
 PARTS_MAX = 10_000
 """Most parts of one upload, as S3 has it."""
@@ -91,6 +92,18 @@ class IndexedBuckets:
 
     async def versioned(self, bucket: str) -> bool:
         return await self._ask(self._index.versioned, bucket)
+
+    async def setting(self, bucket: str, name: Setting) -> str:
+        await self._ask(self._index.versioned, bucket)
+        if name in (Setting.LOCK, Setting.LIFECYCLE):  # nothing here locks or expires by itself
+            raise Unsupported("store has no such setting", setting=name)
+        return await self._ask(self._index.setting, bucket, name)
+
+    async def configure(self, bucket: str, name: Setting, document: str) -> None:
+        await self._ask(self._index.versioned, bucket)
+        if name in (Setting.LOCK, Setting.LIFECYCLE):
+            raise Unsupported("store has no such setting", setting=name)
+        await self._ask(self._index.configure, bucket, name, canonical(name, document))
 
     # Multipart uploads
 

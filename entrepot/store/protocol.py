@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from entrepot.errors import InvalidInput
+from entrepot.store.settings import Setting
 
 NULL_VERSION = "null"
 """Version id of what was written while versioning was off (S3's own word)."""
@@ -36,8 +37,8 @@ class Version:
     """One version as a listing, a HEAD or a write reports it.
 
     ``etag`` has no quotes and is "" for a delete marker. ``mtime_ms`` is Unix time in
-    milliseconds; a HEAD knows whole seconds only. ``attributes`` is ``None`` where the call does
-    not report them (listings of most endpoints).
+    milliseconds; a HEAD knows whole seconds only. ``attributes`` and ``lock`` are ``None`` where
+    the call does not report them (listings of most endpoints).
     """
 
     key: str
@@ -48,6 +49,7 @@ class Version:
     is_current: bool = True
     is_delete_marker: bool = False
     attributes: "Attributes | None" = None
+    lock: "Lock | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +262,20 @@ class ObjectStore(Protocol):
         ...
 
     def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncIterator[Page]:
         """All versions and delete markers, by key, newest first within a key.
 
-        ``after`` skips every version of that key and of smaller ones.
+        ``after`` skips every version of that key and of smaller ones. With ``details``, objects
+        come with their attributes, tags included, and their lock, where the endpoint has a
+        listing that tells (else both stay ``None``). Who may not read tags sees none there, and
+        no error; and tokens of equal versions may differ.
         """
         ...
 
@@ -343,6 +354,22 @@ class BucketStore(Protocol):
 
     async def versioned(self, bucket: str) -> bool:
         """Whether new writes keep older versions."""
+        ...
+
+    async def setting(self, bucket: str, name: Setting) -> str:
+        """A setting's document in its canonical form (``entrepot.store.settings``); "" for none.
+
+        ``Unsupported`` where the endpoint has no such setting, and for ``Setting.LOCK`` of a
+        bucket without object lock.
+        """
+        ...
+
+    async def configure(self, bucket: str, name: Setting, document: str) -> None:
+        """Replace a setting; "" removes it, but for versioning and lock.
+
+        What the endpoint has no such setting for is ``Unsupported``, what it does not understand
+        ``InvalidInput``.
+        """
         ...
 
     async def start(

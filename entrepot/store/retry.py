@@ -142,14 +142,20 @@ class RetryStore(StoreWrapper):
                 await self._pause("list", failures, error)
 
     async def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncGenerator[Page, None]:
         """See ``ObjectStore.versions``; ``max_retries`` counts failures in a row."""
         failures = 0
         place = _Place(after)
         while True:
             pages = self._store.versions(
-                bucket, prefix=prefix, after=place.after, page_size=page_size
+                bucket, prefix=prefix, after=place.after, page_size=page_size, details=details
             )
             try:
                 async with _closing(pages):

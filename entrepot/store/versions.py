@@ -34,7 +34,9 @@ from entrepot.store.records import (
     dump_lock,
     stored_row,
 )
+from entrepot.store.settings import Setting
 
+VERSIONED = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 _COLUMNS = (
     "arrival, key, version_id, mtime_ms, size_bytes, etag, is_current, is_delete_marker,"
     " attributes, extents, lock"
@@ -73,6 +75,27 @@ class VersionIndex(Database):
         if row is None:
             raise BucketNotFound("bucket is not there", bucket=bucket)
         return bool(row[0])
+
+    def setting(self, bucket: str, name: Setting) -> str:
+        """A setting's document, "" for none."""
+        if name is Setting.VERSIONING:
+            return VERSIONED if self.versioned(bucket) else ""
+        sql = "SELECT document FROM settings WHERE bucket = ? AND name = ?"
+        return "".join(document for (document,) in self._read(sql, bucket, name))
+
+    def configure(self, bucket: str, name: Setting, document: str) -> None:
+        """Replace a setting, or remove it; versioning can be switched on only."""
+        with self._write():
+            self._versioned(bucket)
+            if name is Setting.VERSIONING:
+                if document != VERSIONED:
+                    raise InvalidInput("versioning stays on", bucket=bucket)
+                self._db.execute("UPDATE buckets SET versioned = 1 WHERE name = ?", (bucket,))
+                return
+            of = (bucket, str(name))
+            self._db.execute("DELETE FROM settings WHERE bucket = ? AND name = ?", of)
+            if document:
+                self._db.execute("INSERT INTO settings VALUES (?, ?, ?)", (*of, document))
 
     # Versions
 

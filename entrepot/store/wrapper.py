@@ -27,6 +27,7 @@ from entrepot.store.protocol import (
     Upload,
     Version,
 )
+from entrepot.store.settings import Setting
 
 T = TypeVar("T")
 
@@ -168,9 +169,17 @@ class StoreWrapper:
         )
 
     def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncIterator[Page]:
-        return self._store.versions(bucket, prefix=prefix, after=after, page_size=page_size)
+        return self._store.versions(
+            bucket, prefix=prefix, after=after, page_size=page_size, details=details
+        )
 
     async def close(self) -> None:
         await self._store.close()
@@ -191,6 +200,18 @@ class StoreWrapper:
     async def versioned(self, bucket: str) -> bool:
         return await self._around(
             "versioned", lambda: self._store.versioned(bucket), again=Again.ALWAYS
+        )
+
+    async def setting(self, bucket: str, name: Setting) -> str:
+        return await self._around(
+            "setting", lambda: self._store.setting(bucket, name), again=Again.ALWAYS
+        )
+
+    async def configure(self, bucket: str, name: Setting, document: str) -> None:
+        await self._around(
+            "configure",
+            lambda: self._store.configure(bucket, name, document),
+            again=Again.ALWAYS,
         )
 
     async def start(

@@ -167,10 +167,18 @@ class FaultyStore(StoreWrapper):
             yield page
 
     async def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncGenerator[Page, None]:
         """See ``ObjectStore.versions``."""
-        pages = self._store.versions(bucket, prefix=prefix, after=after, page_size=page_size)
+        pages = self._store.versions(
+            bucket, prefix=prefix, after=after, page_size=page_size, details=details
+        )
         async for page in self._broken("versions", pages):
             yield page
 

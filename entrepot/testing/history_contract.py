@@ -1,11 +1,23 @@
 """The contract of versions and listings: order, delete markers, origins, pages, tokens."""
 
 import asyncio
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from entrepot.clock import SYSTEM_CLOCK
 from entrepot.errors import InvalidInput, NotFound
-from entrepot.store.protocol import NULL_VERSION, Attributes, Item, ObjectStore, Origin, Store
+from entrepot.store.protocol import (
+    NULL_VERSION,
+    Attributes,
+    Item,
+    Lock,
+    LockMode,
+    ObjectStore,
+    Origin,
+    Store,
+)
 from entrepot.testing.contract_tools import (
     THEN_MS,
     ContractPart,
@@ -214,6 +226,34 @@ class HistoryContract(ContractPart):
         (one_page,) = [page async for page in store.list(bucket)]
         (two_page,) = [page async for page in store.list(twin)]
         assert list(one_page.tokens) != list(two_page.tokens)
+
+    async def test_details_are_those_of_single_requests(self, store: Store) -> None:
+        bucket = await new_bucket(store, versioned=False, locked=True)
+        tagged = Attributes(
+            content_type="text/html; charset=utf-8",
+            metadata={"key": "<a & b>", "size": "7", "said": "ünï 日本", "looks": "=?x?q?y?="},
+            headers={"cache-control": "max-age=5", "content-disposition": 'inline; filename="a b"'},
+            tags={"a": "1", "b+c": "d=e@:/", "empty": ""},
+        )
+        await store.put(bucket, "k", b"one")
+        await store.put(bucket, "k", b"two", attributes=tagged)
+        until = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(hours=1)
+        await store.retain(bucket, "k", mode=LockMode.GOVERNANCE, until=until)
+        await store.hold(bucket, "k", True)
+        await store.delete(bucket, "k")
+        marker, two, one = await history(store, bucket, details=True)
+        assert (marker.is_delete_marker, marker.attributes, marker.lock) == (True, None, None)
+        for entry in (one, two):
+            of = {"version_id": entry.version_id}
+            alone = (await store.head(bucket, "k", **of)).attributes
+            tags = await store.tags(bucket, "k", **of)
+            assert alone and entry.attributes == replace(alone, tags=tags)
+            assert entry.lock == await store.lock(bucket, "k", **of)
+        assert two.attributes == replace(tagged, tag_count=3)
+        assert two.lock == Lock(LockMode.GOVERNANCE, until, True)
+        assert one.attributes and (one.lock, one.attributes.tags) == (Lock(), {})
+        plain = [replace(entry, attributes=None, lock=None) for entry in (marker, two, one)]
+        assert plain == await history(store, bucket)
 
     async def test_keys_sort_by_their_utf8_bytes(self, store: Store, bucket: str) -> None:
         assert list(IN_ORDER) == sorted(IN_ORDER, key=str.encode)

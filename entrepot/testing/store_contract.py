@@ -9,7 +9,8 @@ forms: done right, or ``InvalidInput`` with nothing visible.
 from entrepot.testing.bucket_contract import BucketContract, LockContract
 from entrepot.testing.history_contract import HistoryContract
 from entrepot.testing.object_contract import ObjectContract
+from entrepot.testing.setting_contract import SettingContract
 
 
-class StoreContract(ObjectContract, HistoryContract, BucketContract, LockContract):
+class StoreContract(ObjectContract, HistoryContract, BucketContract, LockContract, SettingContract):
     """All of it."""

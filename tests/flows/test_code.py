@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -65,7 +66,8 @@ def test_a_flow_takes_one_bounded_request(name: str) -> None:
     for field_name, field in model.model_fields.items():
         assert field.description, field_name
         bounds = [each for each in field.metadata if type(each).__name__ in ("Le", "MaxLen")]
-        assert bounds or field.annotation is bool, f"{field_name} has no upper bound"
+        is_few = field.annotation is bool or issubclass(field.annotation, Enum)
+        assert bounds or is_few, f"{field_name} has no upper bound"
     assert model()  # every field has a default: the form can be sent as it is
 
 
@@ -141,6 +143,6 @@ def test_a_run_shows_the_hint_below_the_error() -> None:
 
 def test_short_tasks_end_in_time_and_sweeps_may_last() -> None:
     for name, task in TASKS.items():
-        long = task.fn.__name__ in ("sweep_shard", "count_buckets", "check_bucket")
+        long = task.fn.__name__ in ("sweep_shard", "count_buckets", "check_bucket", "compare")
         limit = timedelta(seconds=task.timeout_seconds) if task.timeout_seconds else None
         assert (limit is None) is long, name

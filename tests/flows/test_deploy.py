@@ -11,9 +11,10 @@ from entrepot.errors import AccessDenied, EntrepotError, Unavailable
 from tests.running import Json, Running, wait_for
 
 DEPLOYMENTS = {
-    "nightly": ("critical", "15 2 * * *"),
-    "hourly": ("default", "5 * * * *"),
-    "daily": ("bulk", "15 4 * * *"),
+    "replicate.nightly": ("critical", "15 2 * * *"),
+    "account_usage.hourly": ("default", "5 * * * *"),
+    "check_catalog.daily": ("bulk", "15 4 * * *"),
+    "verify_replication.daily": ("bulk", "45 3 * * *"),
 }
 
 
@@ -50,9 +51,11 @@ def test_deploy_again_changes_nothing(stack: Running) -> None:
 
 def test_each_deployment_is_there_once_and_scheduled(stack: Running) -> None:
     found = stack.api("POST", "/deployments/filter", limit=50)
-    assert sorted(each["name"] for each in found) == sorted(DEPLOYMENTS)
-    for each in found:
-        queue, cron = DEPLOYMENTS[each["name"]]
+    by_name = {f"{each['entrypoint'].rpartition('.')[2]}.{each['name']}": each for each in found}
+    assert sorted(by_name) == sorted(DEPLOYMENTS)
+    assert len(found) == len(by_name)
+    for name, each in by_name.items():
+        queue, cron = DEPLOYMENTS[name]
         assert (each["work_pool_name"], each["work_queue_name"]) == ("entrepot", queue)
         assert not each["paused"]
         [schedule] = each["schedules"]
@@ -90,7 +93,13 @@ def described(schema: Json, definitions: Json) -> Iterator[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["replicate/nightly", "account_usage/hourly", "check_catalog/daily"]
+    "name",
+    [
+        "replicate/nightly",
+        "account_usage/hourly",
+        "check_catalog/daily",
+        "verify_replication/daily",
+    ],
 )
 def test_every_field_of_the_form_is_described(stack: Running, name: str) -> None:
     schema = stack.deployment(name)["parameter_openapi_schema"]

@@ -72,6 +72,7 @@ async def _consequences(
     from entrepot.codec.keys.ring import KeyState
     from entrepot.errors import EntrepotError
     from entrepot.objects.ground import AUDITOR
+    from entrepot.replication.proof.certificate import CERTIFIER
 
     kept = [str(info.number) for info in known if info.state is not KeyState.SHREDDED]
     which = f"key {number}" if number else f"any key (left: {', '.join(kept) or 'none'})"
@@ -85,6 +86,8 @@ async def _consequences(
         lines.append("  none at any site")
     if tenant == AUDITOR:
         lines.append("they seal the audit trail as well, which nobody can verify then")
+    if tenant == CERTIFIER:
+        lines.append("new certificates get another key; old ones can still be checked with theirs")
     if number is None:
         lines.append(f"and {tenant} can never encrypt anything here again")
     lines.append("recovery kits that were made before still have the keys: destroy them as well")

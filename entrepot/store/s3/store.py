@@ -33,6 +33,7 @@ from entrepot.store.protocol import (
     body_size,
 )
 from entrepot.store.s3.buckets import S3Buckets
+from entrepot.store.s3.details import detailed_page
 from entrepot.store.s3.documents import result
 from entrepot.store.s3.headers import (
     BYPASS,
@@ -53,6 +54,7 @@ from entrepot.store.s3.listing import (
     versions_page,
 )
 from entrepot.store.s3.locks import S3Locks
+from entrepot.store.s3.settings import S3Settings
 from entrepot.store.s3.sign import Credentials
 from entrepot.store.s3.tar import fits, tar
 from entrepot.store.s3.uploads import S3Uploads
@@ -66,7 +68,7 @@ REPLACE: Final = {"x-amz-metadata-directive": "REPLACE", "x-amz-tagging-directiv
 _Following = Callable[[bytes, Page], Mapping[str, str]]
 
 
-class S3Store(S3Buckets, S3Uploads, S3Locks):
+class S3Store(S3Buckets, S3Uploads, S3Locks, S3Settings):
     """One S3 endpoint, path style.
 
     Memory: ``max_connections`` times twice the read buffer of 512 KiB, at most.
@@ -298,15 +300,23 @@ class S3Store(S3Buckets, S3Uploads, S3Locks):
         return self._pages(bucket, first, current_page, next_current, next_current)
 
     def versions(
-        self, bucket: str, *, prefix: str = "", after: str = "", page_size: int = PAGE_MAX
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        after: str = "",
+        page_size: int = PAGE_MAX,
+        details: bool = False,
     ) -> AsyncIterator[Page]:
-        """See ``ObjectStore.versions``."""
+        """See ``ObjectStore.versions``; ``metadata=true`` is MinIO's, others pass over it."""
         first = {"versions": "", "encoding-type": "url", "max-keys": str(page_size)}
+        first |= {"metadata": "true"} if details else {}
         first |= {"prefix": prefix} if prefix else {}
         first |= {"key-marker": after} if after else {}
 
         following = next_versions, next_kept_versions
-        return self._pages(bucket, first, versions_page, *following)
+        page = detailed_page if details else versions_page
+        return self._pages(bucket, first, page, *following)
 
     async def _pages(
         self,

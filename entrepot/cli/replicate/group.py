@@ -1,0 +1,33 @@
+"""``entrepot replicate``: the group of its commands, one module each."""
+
+import click
+
+from entrepot.cli.replicate.certificate import (
+    certificate_key_command,
+    certificates_command,
+    check_certificate_command,
+)
+from entrepot.cli.replicate.jobs import jobs_command
+from entrepot.cli.replicate.rule import rule_group
+from entrepot.cli.replicate.run import run_command
+from entrepot.cli.replicate.settings import settings_command
+from entrepot.cli.replicate.verify import verify_command
+from entrepot.cli.replicate.where import where_command
+
+
+@click.group("replicate")
+def replicate_group() -> None:
+    """Keep buckets equal across sites."""
+
+
+PROOF = (
+    verify_command,
+    where_command,
+    certificates_command,
+    certificate_key_command,
+    check_certificate_command,
+    settings_command,
+)
+
+for each in (run_command, jobs_command, rule_group, *PROOF):
+    replicate_group.add_command(each)
