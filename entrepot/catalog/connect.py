@@ -10,7 +10,7 @@ SQLAlchemy one by one, a commit cost three times the CPU of the PUT that it was 
 Words: *DSN* a Postgres URL, ``postgresql://user:password@host:port/database``.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from select import POLLIN, poll
 from types import TracebackType
@@ -126,6 +126,22 @@ class Catalog:
             async with self._alone.connect() as connection:
                 cursor = await (await _driver(connection)).execute(statement, given)
                 return await cursor.fetchall() if cursor.description else []
+
+    async def listen(self, channel: LiteralString) -> AsyncGenerator[None, None]:
+        """Yields once it listens, and then for each notification, on a connection of its own.
+
+        Raises ``Unavailable`` when that breaks. What was notified before is not told.
+        """
+        _, given = self._engine.dialect.create_connect_args(self._engine.url)
+        with translated():
+            connection = await psycopg.AsyncConnection.connect(**given, autocommit=True)
+            try:
+                await connection.execute(f"LISTEN {channel}")
+                yield
+                async for _ in connection.notifies():
+                    yield
+            finally:
+                await connection.close()
 
 
 async def at_once(connection: AsyncConnection, *asked: Ask, commit: bool = False) -> list[Rows]:

@@ -18,6 +18,11 @@ from entrepot.catalog.objects.rows import COLUMNS, to_row
 _WHERE = "bucket_id = :bucket_id AND key = :key AND version_id = :version_id"
 _ONE = text(f"SELECT {COLUMNS} FROM versions WHERE {_WHERE}")
 _REMOVE = text(f"DELETE FROM versions WHERE {_WHERE}")
+_PURGED = text("""
+    INSERT INTO purges (bucket_id, key, version_id) VALUES (:bucket_id, :key, :version_id)
+    ON CONFLICT DO NOTHING
+""")
+_DROP_INTENT = text(f"DELETE FROM intents WHERE {_WHERE} AND kind = 'replica'")
 _ALTER = text(f"UPDATE versions SET attributes = CAST(:attributes AS jsonb) WHERE {_WHERE}")
 
 Removal = Callable[[ObjectRow, ObjectRow | None, ObjectRow | None], Changes]
@@ -25,22 +30,33 @@ Alteration = Callable[[ObjectRow], tuple[Json, Changes]]
 
 
 async def remove_row(
-    catalog: Catalog, place: Place, version_id: str, decide: Removal, *, recorder: Recorder
+    catalog: Catalog,
+    place: Place,
+    version_id: str,
+    decide: Removal,
+    *,
+    recorder: Recorder,
+    for_good: bool = False,
 ) -> tuple[ObjectRow, tuple[int, ...]] | None:
     """Take a version's row away; the row and its effects, or None where there is none.
 
     ``decide`` gets the row, the key's newest version before and the one after; it may refuse by
-    raising.
+    raising. ``for_good``: it is not to come here any more, though it never was here; any version
+    that was here and is removed stays away without that (``purges``).
     """
     named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
     async with catalog.begin() as connection:
         await lock_keys(connection, [place])
         found = (await connection.execute(_ONE, named)).one_or_none()
         if found is None:
+            if for_good:
+                await connection.execute(_PURGED, named)
+                await connection.execute(_DROP_INTENT, named)
             return None
         row = to_row(found)
         before = (await newest_of(connection, [place])).get(place)
         await connection.execute(_REMOVE, named)
+        await connection.execute(_PURGED, named)
         after = (await newest_of(connection, [place])).get(place)
         return row, await write(connection, decide(row, before, after), recorder=recorder)
 

@@ -42,7 +42,7 @@ _LOCK = """
 _TAKE = f"DELETE FROM intents WHERE write_id = ANY(%(ids)s) RETURNING {INTENT_COLUMNS}"
 _BEHIND = """
     SELECT bucket_id, key, min(stamp_ms) FROM intents
-    WHERE (bucket_id, key) IN (
+    WHERE kind <> 'replica' AND (bucket_id, key) IN (
         SELECT k.bucket_id, k.key
         FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
     )
@@ -90,8 +90,9 @@ _OUTBOX = """
     INSERT INTO outbox (consumer, bucket_id, key, version_id, kind, stamp)
     SELECT c.name, r.bucket_id, r.key, r.version_id, r.kind, r.stamp
     FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
-        (bucket_id bigint, key text, version_id text, kind text, stamp text)
-    JOIN outbox_consumers c ON c.bucket_id = r.bucket_id
+        (bucket_id bigint, key text, version_id text, kind text, stamp text, is_replica boolean)
+    JOIN outbox_consumers c ON c.bucket_id = r.bucket_id AND starts_with(r.key, c.prefix)
+        AND (c.replicas OR NOT r.is_replica)
 """
 _EFFECTS = """
     INSERT INTO effects (bucket_id, key, version_id, kind, details)
@@ -132,24 +133,30 @@ async def commit_writes(
     settle: Callable[[Seen], Changes],
     *,
     recorder: Recorder,
+    replicas: Sequence[UUID] = (),
 ) -> Seen:
     """End writes under way as ``settle`` says; what it was told.
 
-    ``places`` are the keys of those writes.
+    ``places`` are the keys of those writes. ``replicas`` of them may have a row though they have an
+    intent: two bring the same version, and the slower one began when the quicker one had ended.
     """
     keys, all_ids = {"places": places_json(places)}, {"ids": list(ids)}
     async with catalog.begin() as connection:
-        reads = (_LOCK, keys), (_TAKE, all_ids), (NEWEST_OF, keys), (_BEHIND, keys)
-        _, taken, newest, behind, *_, [head] = await at_once(
+        reads: list[Ask] = [(_LOCK, keys), (_TAKE, all_ids), (NEWEST_OF, keys), (_BEHIND, keys)]
+        if replicas:
+            reads.append((_DONE, keys | {"ids": list(replicas)}))
+        _, taken, newest, behind, *rest, [head] = await at_once(
             connection, *reads, *head_of(recorder.chain)
         )
+        done = {row.write_id: row for row in map(to_row, rest[0] if replicas else ())}
         intents = {intent.write_id: intent for intent in map(to_intent, taken)}
-        done: dict[UUID, ObjectRow] = {}
         if missing := [one for one in ids if one not in intents]:
             [found] = await at_once(connection, (_DONE, keys | {"ids": missing}))
-            done = {row.write_id: row for row in map(to_row, found)}
+            done |= {row.write_id: row for row in map(to_row, found)}
+        intents = {write_id: one for write_id, one in intents.items() if write_id not in done}
+        missing = [one for one in missing if one not in done]
         seen = Seen(intents, by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)
-        if intents or len(done) < len(missing):
+        if intents or missing:
             asked = _written(settle(seen), head, recorder=recorder)
             await at_once(connection, *asked, commit=True)
     return seen
@@ -196,7 +203,7 @@ def _written(changes: Changes, head: tuple[Any, ...], *, recorder: Recorder) -> 
         yield _EFFECTS, {"rows": rows}
 
 
-_EVENT = ("bucket_id", "key", "version_id", "kind", "stamp")
+_EVENT = ("bucket_id", "key", "version_id", "kind", "stamp", "is_replica")
 _COUNTED = (
     *("objects", "versions", "delete_markers"),
     *("current_bytes", "total_bytes", "stored_bytes"),

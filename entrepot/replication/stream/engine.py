@@ -1,0 +1,218 @@
+"""A rule's stream: who ships to whom, and one run that works until somebody takes over.
+
+Invariant: one run works on a rule at a time, decided by Postgres (a job with lease and epoch, as a
+sweep's). The lease is a courtesy here: two runs that overlap do the same twice, and every step
+bears that. So a run whose control catalog is out of reach goes on; one that was taken over stops.
+
+Each site ships what was written there to every other site of the rule, and never what it received:
+with three sites a write goes out twice from where it was made, and no loop is possible.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+
+from entrepot.catalog import jobs
+from entrepot.catalog.buckets import list_buckets
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.lease import Lease
+from entrepot.catalog.objects import outbox
+from entrepot.catalog.rules import Rule
+from entrepot.catalog.states import BucketMode, JobState
+from entrepot.catalog.streams import (
+    Window,
+    announce_heir,
+    forget_heir,
+    has_heir,
+    record_window,
+)
+from entrepot.clock import SYSTEM_CLOCK, Clock
+from entrepot.errors import Busy, EntrepotError, RetryableError, Unavailable
+from entrepot.replication.stream.channel import Carrier, Channel, Counts, Options, listening
+
+KIND = "replicate_stream"
+LEASE_S = 6.0
+"""A killed stream is followed after this long at most; three beats of 2 s."""
+WINDOW_S = 5.0
+"""What is reported at once; also how soon a change of rules is seen."""
+_CLAIM_EVERY_S = 0.5
+_ALWAYS_S = 366 * 86_400.0
+
+OpenCatalog = Callable[[str], Awaitable[Catalog]]
+"""The catalog of a site by its name."""
+
+CarrierOf = Callable[[str, str], Carrier]
+"""What brings versions from a source to a target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """From where to where."""
+
+    source: str
+    target: str
+
+
+@dataclass(slots=True)
+class Stream:
+    """A rule's stream as this process runs it."""
+
+    rule: Rule
+    control: Catalog
+    open_catalog: OpenCatalog
+    carrier_of: CarrierOf
+    options: Options = field(default_factory=Options)
+    window_s: float = WINDOW_S
+    lease_s: float = LEASE_S
+    clock: Clock = SYSTEM_CLOCK
+    on_window: Callable[[Window], None] = lambda _window: None
+    channels: dict[Direction, Channel] = field(default_factory=dict)
+
+    async def run(
+        self, *, holder: str, flow_run_id: str | None = None, for_s: float = _ALWAYS_S
+    ) -> Counts:
+        """Wait for the run before to end, then work; until an heir waits, or ``for_s`` are over.
+
+        Raises ``Fenced`` where another run took over.
+        """
+        claim = await self._claimed(holder, flow_run_id)
+        await forget_heir(self.control, self.rule.name)
+        deadline = self.clock.monotonic() + for_s
+        async with Lease(self.control, claim, lease_s=self.lease_s) as lease:
+            total = await self._work(_courteous(lease), deadline)
+        report = {"shipped": total.shipped, "errors": total.errors, "dead": total.dead}
+        await jobs.finish(self.control, claim, state=JobState.COMPLETED, report=report)
+        return total
+
+    async def _claimed(self, holder: str, flow_run_id: str | None) -> jobs.Claim:
+        while True:
+            try:
+                return await jobs.claim(
+                    self.control,
+                    kind=KIND,
+                    subject=self.rule.name,
+                    holder=holder,
+                    lease_s=self.lease_s,
+                    resume_within_s=_ALWAYS_S,
+                    flow_run_id=flow_run_id,
+                )
+            except Busy:
+                await announce_heir(self.control, self.rule.name)
+                await asyncio.sleep(_CLAIM_EVERY_S)
+
+    async def _work(self, guard: Callable[[], None], deadline: float) -> Counts:
+        for each in directions(self.rule):
+            self.channels[each] = Channel(
+                outbox.consumer_name(self.rule.name, each.target),
+                self.carrier_of(each.source, each.target),
+                options=self.options,
+                guard=guard,
+            )
+        working = [asyncio.create_task(each.run()) for each in self.channels.values()]
+        async with AsyncExitStack() as stack:
+            for source in {each.source for each in self.channels}:
+                opening, waking = self._opening(source), self._waking(source)
+                await stack.enter_async_context(listening(opening, waking))
+            watching = asyncio.create_task(self._windows(deadline))
+            try:
+                await asyncio.wait([watching, *working], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (watching, *working):
+                    task.cancel()
+                await asyncio.wait([watching, *working])
+        for task in working:
+            if not task.cancelled() and (error := task.exception()):
+                raise _first(error)
+        return watching.result() if not watching.cancelled() else Counts()
+
+    def _opening(self, source: str) -> Callable[[], Awaitable[Catalog]]:
+        return lambda: self.open_catalog(source)
+
+    def _waking(self, source: str) -> Callable[[], None]:
+        mine = [channel for each, channel in self.channels.items() if each.source == source]
+
+        def wake() -> None:
+            for channel in mine:
+                channel.wake()
+
+        return wake
+
+    async def _windows(self, deadline: float) -> Counts:
+        """Subscribe, and say every few seconds what was done; returns when it is time to end."""
+        total = Counts()
+        while True:
+            began = self.clock.monotonic()
+            await asyncio.gather(*map(self._subscribed, self.rule.sites))
+            await asyncio.sleep(min(self.window_s, max(0.0, deadline - began)))
+            counts = sum((each.take_counts() for each in self.channels.values()), start=Counts())
+            total += counts
+            seconds = self.clock.monotonic() - began
+            with suppress(RetryableError):
+                self.on_window(await self._recorded(counts, seconds))
+                if await has_heir(self.control, self.rule.name):
+                    return total
+            if self.clock.monotonic() >= deadline:
+                return total
+
+    async def _recorded(self, counts: Counts, seconds: float) -> Window:
+        catalogs = {}
+        for site in self.rule.sites:
+            with suppress(EntrepotError):
+                catalogs[site] = await self.open_catalog(site)
+        return await record_window(
+            self.control,
+            catalogs,
+            rule=self.rule.name,
+            seconds=seconds,
+            shipped=counts.shipped,
+            shipped_bytes=counts.shipped_bytes,
+            errors=counts.errors,
+        )
+
+    async def _subscribed(self, site: str) -> None:
+        with suppress(RetryableError):  # the next window tries again
+            await subscribe_site(await self.open_catalog(site), self.rule, site)
+
+
+async def subscribe_site(catalog: Catalog, rule: Rule, site: str) -> None:
+    """Have the managed buckets of a rule followed at a site where it ships from."""
+    known = {each.name: each for each in await list_buckets(catalog)}
+    ids = [
+        known[name].id
+        for name in rule.buckets
+        if name in known and known[name].mode is BucketMode.MANAGED
+    ]
+    for each in directions(rule):
+        if each.source == site:
+            name = outbox.consumer_name(rule.name, each.target)
+            await outbox.subscribe(catalog, name=name, bucket_ids=ids, prefix=rule.prefix)
+
+
+async def forget_rules(catalog: Catalog, rules: Iterable[Rule]) -> None:
+    """Forget what waits for rules, or sites of rules, that are no more."""
+    wanted = {
+        outbox.consumer_name(rule.name, each.target) for rule in rules for each in directions(rule)
+    }
+    for name in await outbox.consumers(catalog):
+        if name not in wanted:
+            await outbox.unsubscribe(catalog, name=name)
+
+
+def directions(rule: Rule) -> Sequence[Direction]:
+    """Who ships to whom."""
+    return [Direction(a, b) for a in rule.sites for b in rule.sites if a != b]
+
+
+def _courteous(lease: Lease) -> Callable[[], None]:
+    def guard() -> None:
+        with suppress(Unavailable):  # nobody can have taken over who had to ask as well
+            lease.check()
+
+    return guard
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
