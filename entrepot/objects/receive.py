@@ -16,6 +16,7 @@ hold, the later stamp counts; a retention is the longer and the stricter of both
 Memory: 1 MiB for each version on its way, or the buffers of one read and one write.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -79,24 +80,44 @@ class Receiver:
         self._actor = actor
         self._begins: Lane[_Coming, _Begun] = Lane(self._begin)
 
-    async def receive(self, bucket: Bucket, row: ObjectRow, opener: Opener) -> Received:
+    async def receive(
+        self, bucket: Bucket, row: ObjectRow, opener: Opener, *, at_once: bool = False
+    ) -> Received:
         """Take a version in; ``row`` is the one of the site that it comes from.
 
-        Raises ``Unsupported`` where it is locked and the bucket here cannot be.
+        ``at_once``: a small body is read while the catalog is asked, since it is not here in all
+        likelihood. Raises ``Unsupported`` where it is locked and the bucket here cannot be.
         """
-        name = stored_key(row.key)
-        begun = await self._begins.submit(_Coming(bucket, row))
-        if begun.known.standing is Standing.GONE:
-            # An earlier try may have left its bytes.
-            await self.ground.store.delete(bucket.name, name, version_id=row.version_id)
-            return Received.REMOVED
+        reading = None
+        if at_once and row.stored_bytes <= SMALL_BYTES and not row.is_delete_marker:
+            reading = asyncio.create_task(_read(opener))
+        try:
+            begun = await self._begins.submit(_Coming(bucket, row))
+            if begun.known.standing is Standing.BEGUN:
+                return await self._take(bucket, row, reading or opener, begun.intent)
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait([reading])
         if begun.known.attributes is not None:
             return await self._merge(bucket, row, begun.known.attributes)
+        # An earlier try may have left its bytes.
+        name = stored_key(row.key)
+        await self.ground.store.delete(bucket.name, name, version_id=row.version_id)
+        return Received.REMOVED
+
+    async def _take(
+        self,
+        bucket: Bucket,
+        row: ObjectRow,
+        content: "Opener | asyncio.Task[_Read]",
+        intent: Intent,
+    ) -> Received:
         try:
-            await self._store(bucket, row, opener)
-            verdict = await self.ground.ends.submit(End(begun.intent, Outcome()))
+            await self._store(bucket, row, content)
+            verdict = await self.ground.ends.submit(End(intent, Outcome()))
         finally:
-            self.ground.under_way.discard(begun.intent.write_id)
+            self.ground.under_way.discard(intent.write_id)
         quarantined = isinstance(verdict, ObjectRow) and verdict.is_quarantined
         return Received.QUARANTINED if quarantined else Received.TAKEN
 
@@ -135,7 +156,9 @@ class Receiver:
             found.append(_Begun(intent, how))
         return found
 
-    async def _store(self, bucket: Bucket, row: ObjectRow, opener: Opener) -> None:
+    async def _store(
+        self, bucket: Bucket, row: ObjectRow, content: "Opener | asyncio.Task[_Read]"
+    ) -> None:
         name = stored_key(row.key)
         if row.is_delete_marker:
             origin = Origin(row.version_id, row.stamp.time_ms)
@@ -143,12 +166,13 @@ class Receiver:
             return
         if row.attributes.get("lock") and not bucket.locked:
             raise Unsupported("the bucket has no object lock", hint=UNLOCKED, bucket=bucket.name)
-        async with opener() as body:
-            if row.stored_bytes <= SMALL_BYTES:
-                source: Source = await body.read()
-            else:
-                source = aiter(body)
-            await self._put(bucket, row, source, body.version)
+        if isinstance(content, asyncio.Task):
+            await self._put(bucket, row, *await content)
+        elif row.stored_bytes <= SMALL_BYTES:
+            await self._put(bucket, row, *await _read(content))
+        else:
+            async with content() as body:
+                await self._put(bucket, row, aiter(body), body.version)
         if row.attributes.get("lock"):
             await tell_lock(self.ground, bucket, name, row, bypass=False)
 
@@ -192,6 +216,14 @@ class Receiver:
             is_replica=True,
         )
         return Received.MERGED
+
+
+_Read = tuple[bytes, Version]
+
+
+async def _read(opener: Opener) -> _Read:
+    async with opener() as body:
+        return await body.read(), body.version
 
 
 async def arrived(ground: Ground, bucket: Bucket, intent: Intent) -> Outcome | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.objects.facts import ObjectRow
+from entrepot.catalog.objects.facts import ObjectRow, WriteKind
 from entrepot.catalog.objects.outbox import Waiting
 from entrepot.catalog.objects.read import newest_versions
 from entrepot.catalog.states import BucketMode
@@ -25,6 +25,9 @@ from entrepot.store.protocol import Body
 
 OpenSite = Callable[[str], Awaitable[Objects]]
 """The objects of a site, opened once however often they are asked for."""
+
+NEW = (WriteKind.PUT, WriteKind.COMPLETE)
+"""Kinds of events whose version the target has not got in all likelihood."""
 
 REMOVE = "remove"
 """The kind of event that says that a version was taken away for good."""
@@ -92,7 +95,9 @@ class Shipping:
         def opener() -> AbstractAsyncContextManager[Body]:
             return source.store.get(bucket, stored_key(row.key), version_id=row.version_id)
 
-        received = await receiver.receive(await _bucket_of(receiver.ground, item), row, opener)
+        target = await _bucket_of(receiver.ground, item)
+        is_new = item.kind in NEW
+        received = await receiver.receive(target, row, opener, at_once=is_new)
         went = received in (Received.TAKEN, Received.QUARANTINED)
         return row.stored_bytes if went else 0
 
