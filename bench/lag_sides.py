@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import quantiles
 
@@ -25,14 +24,13 @@ from pydantic import SecretStr
 from bench.data import Dataset
 from bench.measure import Endpoint
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.rules import Rule
 from entrepot.codec.keys.local import LocalRoot
 from entrepot.codec.keys.ring import KeyRing
 from entrepot.errors import NotFound
 from entrepot.objects.ground import Ground
 from entrepot.objects.service import Objects
 from entrepot.objects.shipping import Shipping
-from entrepot.replication.stream.engine import Stream
+from entrepot.replication.stream.engine import Route, Stream
 from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryStore
 from entrepot.store.s3 import S3Store
@@ -107,10 +105,9 @@ async def stream(work: Work) -> None:
         def carrier(source: str, target: str) -> Shipping:
             return Shipping(open_site, source=source, target=target, rule=RULE)
 
-        now = datetime.now(UTC)
-        rule = Rule(RULE, (work.bucket,), "", SITES, True, now, now)
+        route = Route(RULE, (work.bucket,), "", SITES, SITES)
         running = asyncio.create_task(
-            Stream(rule, control, open_catalog, carrier).run(holder="bench")
+            Stream(route, control, open_catalog, carrier).run(holder="bench")
         )
         ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
         await asyncio.wait([running, ended], return_when=asyncio.FIRST_COMPLETED)

@@ -9,9 +9,10 @@ with three sites a write goes out twice from where it was made, and no loop is p
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Self
 
 from entrepot.catalog import jobs
 from entrepot.catalog.buckets import list_buckets
@@ -54,11 +55,32 @@ class Direction:
     target: str
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What of a rule a stream needs; ``sources`` are the sites whose writes go to the others."""
+
+    rule: str
+    buckets: tuple[str, ...]
+    prefix: str
+    sites: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rule: Rule) -> Self:
+        """The route of a rule: every site ships."""
+        return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources=rule.sites)
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """Who ships to whom."""
+        return tuple(Direction(a, b) for a in self.sources for b in self.sites if a != b)
+
+
 @dataclass(slots=True)
 class Stream:
     """A rule's stream as this process runs it."""
 
-    rule: Rule
+    route: Route
     control: Catalog
     open_catalog: OpenCatalog
     carrier_of: CarrierOf
@@ -77,7 +99,7 @@ class Stream:
         Raises ``Fenced`` where another run took over.
         """
         claim = await self._claimed(holder, flow_run_id)
-        await forget_heir(self.control, self.rule.name)
+        await forget_heir(self.control, self.route.rule)
         deadline = self.clock.monotonic() + for_s
         async with Lease(self.control, claim, lease_s=self.lease_s) as lease:
             total = await self._work(_courteous(lease), deadline)
@@ -91,20 +113,20 @@ class Stream:
                 return await jobs.claim(
                     self.control,
                     kind=KIND,
-                    subject=self.rule.name,
+                    subject=self.route.rule,
                     holder=holder,
                     lease_s=self.lease_s,
                     resume_within_s=_ALWAYS_S,
                     flow_run_id=flow_run_id,
                 )
             except Busy:
-                await announce_heir(self.control, self.rule.name)
+                await announce_heir(self.control, self.route.rule)
                 await asyncio.sleep(_CLAIM_EVERY_S)
 
     async def _work(self, guard: Callable[[], None], deadline: float) -> Counts:
-        for each in directions(self.rule):
+        for each in self.route.directions:
             self.channels[each] = Channel(
-                outbox.consumer_name(self.rule.name, each.target),
+                outbox.consumer_name(self.route.rule, each.target),
                 self.carrier_of(each.source, each.target),
                 options=self.options,
                 guard=guard,
@@ -143,27 +165,27 @@ class Stream:
         total = Counts()
         while True:
             began = self.clock.monotonic()
-            await asyncio.gather(*map(self._subscribed, self.rule.sites))
+            await asyncio.gather(*map(self._subscribed, self.route.sources))
             await asyncio.sleep(min(self.window_s, max(0.0, deadline - began)))
             counts = sum((each.take_counts() for each in self.channels.values()), start=Counts())
             total += counts
             seconds = self.clock.monotonic() - began
             with suppress(RetryableError):
                 self.on_window(await self._recorded(counts, seconds))
-                if await has_heir(self.control, self.rule.name):
+                if await has_heir(self.control, self.route.rule):
                     return total
             if self.clock.monotonic() >= deadline:
                 return total
 
     async def _recorded(self, counts: Counts, seconds: float) -> Window:
         catalogs = {}
-        for site in self.rule.sites:
+        for site in self.route.sites:
             with suppress(EntrepotError):
                 catalogs[site] = await self.open_catalog(site)
         return await record_window(
             self.control,
             catalogs,
-            rule=self.rule.name,
+            rule=self.route.rule,
             seconds=seconds,
             shipped=counts.shipped,
             shipped_bytes=counts.shipped_bytes,
@@ -172,36 +194,33 @@ class Stream:
 
     async def _subscribed(self, site: str) -> None:
         with suppress(RetryableError):  # the next window tries again
-            await subscribe_site(await self.open_catalog(site), self.rule, site)
+            await subscribe_site(await self.open_catalog(site), self.route, site)
 
 
-async def subscribe_site(catalog: Catalog, rule: Rule, site: str) -> None:
+async def subscribe_site(catalog: Catalog, route: Route, site: str) -> None:
     """Have the managed buckets of a rule followed at a site where it ships from."""
     known = {each.name: each for each in await list_buckets(catalog)}
     ids = [
         known[name].id
-        for name in rule.buckets
+        for name in route.buckets
         if name in known and known[name].mode is BucketMode.MANAGED
     ]
-    for each in directions(rule):
+    for each in route.directions:
         if each.source == site:
-            name = outbox.consumer_name(rule.name, each.target)
-            await outbox.subscribe(catalog, name=name, bucket_ids=ids, prefix=rule.prefix)
+            name = outbox.consumer_name(route.rule, each.target)
+            await outbox.subscribe(catalog, name=name, bucket_ids=ids, prefix=route.prefix)
 
 
-async def forget_rules(catalog: Catalog, rules: Iterable[Rule]) -> None:
+async def forget_others(catalog: Catalog, routes: Iterable[Route]) -> None:
     """Forget what waits for rules, or sites of rules, that are no more."""
     wanted = {
-        outbox.consumer_name(rule.name, each.target) for rule in rules for each in directions(rule)
+        outbox.consumer_name(route.rule, each.target)
+        for route in routes
+        for each in route.directions
     }
     for name in await outbox.consumers(catalog):
         if name not in wanted:
             await outbox.unsubscribe(catalog, name=name)
-
-
-def directions(rule: Rule) -> Sequence[Direction]:
-    """Who ships to whom."""
-    return [Direction(a, b) for a in rule.sites for b in rule.sites if a != b]
 
 
 def _courteous(lease: Lease) -> Callable[[], None]:

@@ -52,4 +52,4 @@ async def world(
             place = Place(name, dsns[name], store)
             sites[name] = await stack.enter_async_context(site_of(place, keys_dir))
         control = await stack.enter_async_context(Catalog.open(dsns["control"]))
-        yield World(sites, control)
+        yield World(sites, control, dsns["control"])

@@ -1,9 +1,9 @@
 """Sites with managed buckets and a stream between them, on real servers."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ from sqlalchemy import text
 
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import ObjectRow
-from entrepot.catalog.rules import Rule
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.objects.ground import Ground, Limits
 from entrepot.objects.service import Objects
 from entrepot.objects.shipping import Shipping, Travels
 from entrepot.replication.stream.channel import Options
-from entrepot.replication.stream.engine import Stream
+from entrepot.replication.stream.engine import Route, Stream, subscribe_site
 from entrepot.store.protocol import Store
 from entrepot.store.retry import RetryPolicy
 from tests.objects.worlds import ALL, SLOW, key_ring
@@ -53,6 +52,8 @@ class World:
 
     sites: Mapping[str, Objects]
     control: Catalog
+    dsn: str
+    """Of the control catalog."""
     travels: Travels = field(default_factory=lambda: Travels(removals=True))
 
     def __getitem__(self, site: str) -> Objects:
@@ -69,7 +70,7 @@ class World:
 
     def stream(
         self,
-        rule: Rule,
+        route: Route,
         *,
         open_site: Callable[[str], Any] | None = None,
         options: Options = QUICK,
@@ -79,7 +80,7 @@ class World:
 
         def carrier(source: str, target: str) -> Shipping:
             return Shipping(
-                opening, source=source, target=target, rule=rule.name, travels=self.travels
+                opening, source=source, target=target, rule=route.rule, travels=self.travels
             )
 
         async def catalog(site: str) -> Catalog:
@@ -87,16 +88,15 @@ class World:
             return found
 
         how = {"window_s": 0.2} | how
-        return Stream(rule, self.control, catalog, carrier, options=options, **how)
+        return Stream(route, self.control, catalog, carrier, options=options, **how)
 
     async def backlog(self) -> int:
         """Events that wait anywhere."""
         return sum([await counted(each.ground.catalog, "outbox") for each in self.sites.values()])
 
 
-def rule_over(bucket: str, sites: Sequence[str], *, prefix: str = "") -> Rule:
-    now = datetime.now(UTC)
-    return Rule(bucket, (bucket,), prefix, tuple(sites), True, now, now)
+def route_over(bucket: str, sites: Sequence[str], *, prefix: str = "") -> Route:
+    return Route(bucket, (bucket,), prefix, tuple(sites), tuple(sites))
 
 
 async def counted(catalog: Catalog, table: str) -> int:
@@ -122,3 +122,41 @@ async def _told(objects: Objects, bucket: str, row: ObjectRow) -> tuple[Any, ...
     kept = dict(row.attributes)
     facts = row.write_id, row.parent, row.size_bytes, row.stored_bytes, row.etag, row.seal
     return row.key, row.version_id, row.stamp, body, kept, *facts
+
+
+@asynccontextmanager
+async def running(stream: Stream) -> AsyncGenerator[Stream, None]:
+    """The stream at work, subscribed."""
+    for site in stream.route.sites:
+        await subscribe_site(await stream.open_catalog(site), stream.route, site)
+    async with asyncio.TaskGroup() as tasks:  # an error of the stream's ends the test
+        task = tasks.create_task(stream.run(holder="test"))
+        yield stream
+        task.cancel()
+
+
+async def until(holds: Callable[[], Awaitable[bool]], *, timeout_s: float = 20.0) -> None:
+    """Wait for something that another task or process does."""
+    async with asyncio.timeout(timeout_s):
+        while not await holds():  # noqa: ASYNC110 - it is another's commit
+            await asyncio.sleep(0.02)
+
+
+async def drained(world: World) -> None:
+    """Wait until nothing waits anywhere."""
+
+    async def nothing_waits() -> bool:
+        return await world.backlog() == 0
+
+    await until(nothing_waits)
+
+
+async def assert_equal(world: World, bucket: str, *, count: int) -> None:
+    """Every site tells the same history, and its books hold."""
+    told = [await history(each, bucket) for each in world.sites.values()]
+    assert told[0] == told[1] == told[2]
+    assert len(told[0]) == count
+    for each in world.sites.values():
+        assert await each.usage(bucket) == await each.usage(bucket, recount=True)
+        assert await counted(each.ground.catalog, "intents") == 0
+        assert await counted(each.ground.catalog, "effects") == 0
