@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -97,6 +98,8 @@ class Bench:
         command = [sys.executable, "-m", "bench.lag_sides", str(path)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
         try:
+            while not self._count("outbox_consumers", bucket):  # what is written now is shipped
+                time.sleep(0.1)
             yield
         finally:
             assert process.stdin
@@ -105,8 +108,12 @@ class Bench:
 
     def waiting(self) -> int:
         """Events in A's outbox."""
+        return self._count("outbox", "sustained")
+
+    def _count(self, table: str, bucket: str) -> int:
+        query = f"SELECT count(*) FROM {table} JOIN buckets b ON b.id = bucket_id WHERE b.name = %s"
         with psycopg.connect(self.dsns[0].replace("+psycopg", "")) as connection:
-            found = connection.execute("SELECT count(*) FROM outbox").fetchone()
+            found = connection.execute(query, [bucket]).fetchone()  # type: ignore[arg-type]
         return int(found[0]) if found else 0
 
 
