@@ -162,3 +162,13 @@ def remove_command(*, name: str, config_path: Path | None) -> None:
 
     run(remove())
     click.echo(f"rule {name} is gone; its buckets stay as they are")
+
+
+def _add_commands() -> None:
+    from entrepot.cli import replicate_stream
+
+    for command in replicate_stream.COMMANDS:
+        replicate_group.add_command(command)
+
+
+_add_commands()

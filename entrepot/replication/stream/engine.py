@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Self
 
 from entrepot.catalog import jobs
@@ -22,7 +23,6 @@ from entrepot.catalog.objects import outbox
 from entrepot.catalog.rules import Rule
 from entrepot.catalog.states import BucketMode, JobState
 from entrepot.catalog.streams import (
-    Window,
     announce_heir,
     forget_heir,
     has_heir,
@@ -45,6 +45,14 @@ OpenCatalog = Callable[[str], Awaitable[Catalog]]
 
 CarrierOf = Callable[[str, str], Carrier]
 """What brings versions from a source to a target."""
+
+
+class Ended(StrEnum):
+    """Why a run ended."""
+
+    HEIR = "heir"  # another run waited for it
+    CHANGED = "changed"  # the rule is another one now, or is gone
+    TIME = "time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +96,13 @@ class Stream:
     window_s: float = WINDOW_S
     lease_s: float = LEASE_S
     clock: Clock = SYSTEM_CLOCK
-    on_window: Callable[[Window], None] = lambda _window: None
+    route_now: Callable[[], Awaitable[Route | None]] | None = None
+    """The route as the rule is now; another one, or None, ends the stream."""
     channels: dict[Direction, Channel] = field(default_factory=dict)
 
     async def run(
         self, *, holder: str, flow_run_id: str | None = None, for_s: float = _ALWAYS_S
-    ) -> Counts:
+    ) -> tuple[Counts, Ended]:
         """Wait for the run before to end, then work; until an heir waits, or ``for_s`` are over.
 
         Raises ``Fenced`` where another run took over.
@@ -102,10 +111,10 @@ class Stream:
         await forget_heir(self.control, self.route.rule)
         deadline = self.clock.monotonic() + for_s
         async with Lease(self.control, claim, lease_s=self.lease_s) as lease:
-            total = await self._work(_courteous(lease), deadline)
-        report = {"shipped": total.shipped, "errors": total.errors, "dead": total.dead}
-        await jobs.finish(self.control, claim, state=JobState.COMPLETED, report=report)
-        return total
+            total, why = await self._work(_courteous(lease), deadline)
+            report = {"shipped": total.shipped, "errors": total.errors, "dead": total.dead}
+            await jobs.finish(self.control, claim, state=JobState.COMPLETED, report=report)
+        return total, why
 
     async def _claimed(self, holder: str, flow_run_id: str | None) -> jobs.Claim:
         while True:
@@ -123,7 +132,7 @@ class Stream:
                 await announce_heir(self.control, self.route.rule)
                 await asyncio.sleep(_CLAIM_EVERY_S)
 
-    async def _work(self, guard: Callable[[], None], deadline: float) -> Counts:
+    async def _work(self, guard: Callable[[], None], deadline: float) -> tuple[Counts, Ended]:
         for each in self.route.directions:
             self.channels[each] = Channel(
                 outbox.consumer_name(self.route.rule, each.target),
@@ -146,7 +155,7 @@ class Stream:
         for task in working:
             if not task.cancelled() and (error := task.exception()):
                 raise _first(error)
-        return watching.result() if not watching.cancelled() else Counts()
+        return watching.result()
 
     def _opening(self, source: str) -> Callable[[], Awaitable[Catalog]]:
         return lambda: self.open_catalog(source)
@@ -160,7 +169,7 @@ class Stream:
 
         return wake
 
-    async def _windows(self, deadline: float) -> Counts:
+    async def _windows(self, deadline: float) -> tuple[Counts, Ended]:
         """Subscribe, and say every few seconds what was done; returns when it is time to end."""
         total = Counts()
         while True:
@@ -169,20 +178,21 @@ class Stream:
             await asyncio.sleep(min(self.window_s, max(0.0, deadline - began)))
             counts = sum((each.take_counts() for each in self.channels.values()), start=Counts())
             total += counts
-            seconds = self.clock.monotonic() - began
             with suppress(RetryableError):
-                self.on_window(await self._recorded(counts, seconds))
+                await self._record(counts, self.clock.monotonic() - began)
                 if await has_heir(self.control, self.route.rule):
-                    return total
+                    return total, Ended.HEIR
+                if self.route_now and await self.route_now() != self.route:
+                    return total, Ended.CHANGED
             if self.clock.monotonic() >= deadline:
-                return total
+                return total, Ended.TIME
 
-    async def _recorded(self, counts: Counts, seconds: float) -> Window:
+    async def _record(self, counts: Counts, seconds: float) -> None:
         catalogs = {}
         for site in self.route.sites:
             with suppress(EntrepotError):
                 catalogs[site] = await self.open_catalog(site)
-        return await record_window(
+        await record_window(
             self.control,
             catalogs,
             rule=self.route.rule,

@@ -15,7 +15,7 @@ from entrepot.embedded.minio import MinioServer
 from entrepot.errors import Fenced
 from entrepot.objects.service import Objects
 from entrepot.objects.writes import Wish
-from entrepot.replication.stream.engine import KIND, forget_others, subscribe_site
+from entrepot.replication.stream.engine import KIND, Ended, Route, forget_others, subscribe_site
 from entrepot.store.protocol import Attributes
 from entrepot.store.s3 import S3Store
 from entrepot.testing.proxy import BreakableProxy
@@ -186,8 +186,8 @@ async def test_a_run_gives_way_to_the_next(world: World) -> None:
     row = await world["site-a"].put(bucket, "k", b"x")
     await drained(world)
     second = asyncio.create_task(world.stream(route).run(holder="two", flow_run_id="2"))
-    counts = await asyncio.wait_for(first, 10)
-    assert (counts.shipped, counts.dead) == (2, 0)
+    counts, why = await asyncio.wait_for(first, 10)
+    assert (counts.shipped, counts.dead, why) == (2, 0, Ended.HEIR)
     assert not second.done()
     await world["site-b"].put(bucket, "k", b"y")
     await drained(world)
@@ -200,6 +200,19 @@ async def test_a_run_gives_way_to_the_next(world: World) -> None:
 
 async def _is_recorded(world: World, rule: str, *, shipped: int) -> bool:
     return sum(each.shipped for each in await windows(world.control, rule)) == shipped
+
+
+async def test_a_rule_that_changed_ends_its_stream(world: World) -> None:
+    bucket = await world.bucket(new_bucket_name())
+    route = route_over(bucket, SITES)
+
+    async def gone() -> Route | None:
+        return None
+
+    counts, why = await asyncio.wait_for(world.stream(route, route_now=gone).run(holder="test"), 10)
+    assert (counts.shipped, why) == (0, Ended.CHANGED)
+    counts, why = await world.stream(route).run(holder="test", for_s=0.3)
+    assert why is Ended.TIME
 
 
 async def test_a_run_that_was_taken_over_stops(world: World) -> None:
