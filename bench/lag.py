@@ -113,7 +113,7 @@ class Bench:
     def _count(self, table: str, bucket: str) -> int:
         query = f"SELECT count(*) FROM {table} JOIN buckets b ON b.id = bucket_id WHERE b.name = %s"
         with psycopg.connect(self.dsns[0].replace("+psycopg", "")) as connection:
-            found = connection.execute(query, [bucket]).fetchone()  # type: ignore[arg-type]
+            found = connection.execute(query, [bucket]).fetchone()
         return int(found[0]) if found else 0
 
 

@@ -47,7 +47,8 @@ _DEFAULTS = {
 }
 _POOL_TIMEOUT_S = 30
 
-_SOON = "SET LOCAL synchronous_commit = off"
+SOON = "SET LOCAL synchronous_commit = off"
+"""Before a transaction that need not be on disk when it ends; see ``Catalog.secure``."""
 
 Ask = tuple[LiteralString, Mapping[str, Any]]
 """A statement as psycopg takes it (``%(name)s``), and what it is given."""
@@ -132,8 +133,13 @@ class Catalog:
     async def ask_soon(self, statement: LiteralString, given: Mapping[str, Any]) -> Rows:
         """The same, without waiting for the disk: if the server dies now, it may be undone."""
         async with self.begin() as connection:
-            _, rows = await at_once(connection, (_SOON, {}), (statement, given), commit=True)
+            _, rows = await at_once(connection, (SOON, {}), (statement, given), commit=True)
         return rows
+
+    async def secure(self) -> None:
+        """Return when all that was committed before is on disk."""
+        # A commit is waited for only where its transaction wrote something.
+        await self.ask("SELECT pg_logical_emit_message(true, 'entrepot', '')", {})
 
     async def listen(self, channel: LiteralString) -> AsyncGenerator[None, None]:
         """Yields once it listens, and then for each notification, on a connection of its own.

@@ -65,6 +65,10 @@ class Shipping:
         """The catalog whose outbox is worked off."""
         return (await self._open_site(self._names[0])).ground.catalog
 
+    async def secure(self) -> None:
+        """Return when all that was carried is on the target's disk."""
+        await (await self._open_site(self._names[1])).ground.catalog.secure()
+
     async def ready(self) -> None:
         """Return where stores and catalogs of both sites can be reached."""
         for name in self._names:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from entrepot.catalog.connect import Ask, Catalog, at_once
+from entrepot.catalog.connect import SOON, Ask, Catalog, at_once
 from entrepot.catalog.objects.audit import AuditChain, head_of, next_records
 from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow, Place
 from entrepot.catalog.objects.intents import INTENT_COLUMNS, to_intent
@@ -139,20 +139,22 @@ async def commit_writes(
 
     ``places`` are the keys of those writes. ``replicas`` of them may have a row though they have an
     intent: two bring the same version, and the slower one began when the quicker one had ended.
+    A batch of nothing but replicas does not wait for the disk (``Catalog.secure`` does).
     """
     keys, all_ids = {"places": places_json(places)}, {"ids": list(ids)}
     async with catalog.begin() as connection:
         reads: list[Ask] = [(_LOCK, keys), (_TAKE, all_ids), (NEWEST_OF, keys), (_BEHIND, keys)]
         if replicas:
             reads.append((_DONE, keys | {"ids": list(replicas)}))
-        _, taken, newest, behind, *rest, [head] = await at_once(
-            connection, *reads, *head_of(recorder.chain)
-        )
+        if len(replicas) == len(ids):
+            reads.insert(0, (SOON, {}))
+        found = await at_once(connection, *reads, *head_of(recorder.chain))
+        _, taken, newest, behind, *rest, [head] = found[len(replicas) == len(ids) :]
         done = {row.write_id: row for row in map(to_row, rest[0] if replicas else ())}
         intents = {intent.write_id: intent for intent in map(to_intent, taken)}
         if missing := [one for one in ids if one not in intents]:
-            [found] = await at_once(connection, (_DONE, keys | {"ids": missing}))
-            done |= {row.write_id: row for row in map(to_row, found)}
+            [rows] = await at_once(connection, (_DONE, keys | {"ids": missing}))
+            done |= {row.write_id: row for row in map(to_row, rows)}
         intents = {write_id: one for write_id, one in intents.items() if write_id not in done}
         missing = [one for one in missing if one not in done]
         seen = Seen(intents, by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)

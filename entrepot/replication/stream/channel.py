@@ -1,9 +1,9 @@
 """One channel: what one site's outbox holds for one other site, brought there.
 
-Invariant: an event is struck off when the target has the version, or has said for good that it
-will not take it (a dead letter). What is brought is the state of a version, not the event: several
-events of a version are one transport, and their order does not matter, because the target orders
-by stamp. A target or a source that cannot be reached holds up this channel alone, and makes no
+Invariant: an event is struck off when the target has the version on its disk, or has said for good
+that it will not take it (a dead letter). What is brought is the state of a version, not the event:
+several events of a version are one transport, and their order does not matter, because the target
+orders by stamp. A target or a source that cannot be reached holds up this channel alone, and makes no
 dead letters; they wait in the outbox.
 
 An idle channel sends at once. Under load batches grow by themselves: while versions are under way
@@ -44,6 +44,10 @@ class Carrier(Protocol):
 
     async def carry(self, item: Waiting) -> int:
         """Make the target have the version as it is now, or not have it; the bytes that went."""
+        ...
+
+    async def secure(self) -> None:
+        """Return when all that was carried is on the target's disk."""
         ...
 
     async def ready(self) -> None:
@@ -204,6 +208,8 @@ class Channel:
             size_bytes, self._ended_bytes = self._ended_bytes, 0
             errors, self._errors = self._errors, 0
             try:
+                if ids:
+                    await self._carrier.secure()
                 catalog = await self._carrier.source()
                 await outbox.done(catalog, self.consumer, ids, size_bytes=size_bytes, errors=errors)
             except RetryableError:
