@@ -90,13 +90,9 @@ def _stream(request: StreamRequest) -> StreamReport:
     while work.streams:
         wait(list(work.streams.values()), timeout=SHOW_EVERY_S)
         work.show()
-        if work.collect():
-            break
+        work.collect()
         with suppress(RetryableError):
             work.begin(routes_of(request.rule))
-    wait(list(work.streams.values()))
-    work.collect()
-    work.show()
     return _report(work.counts)
 
 
@@ -107,13 +103,15 @@ class _Work:
         self.streams: dict[str, PrefectFuture[tuple[Counts, Ended]]] = {}
         self.counts: dict[str, Counts] = {}
         self._shown: dict[str, artifacts.Living] = {}
+        self._handed_over: set[str] = set()
         self._ends_at = ends_at
 
     def begin(self, routes: Sequence[Route]) -> None:
         """Start what is not at work."""
         for route in routes:
             left_s = self._ends_at - SYSTEM_CLOCK.monotonic()
-            if route.rule in self.streams or len(self.streams) >= RULES_MAX or left_s <= 0:
+            is_new = route.rule not in self.streams and route.rule not in self._handed_over
+            if not is_new or len(self.streams) >= RULES_MAX or left_s <= 0:
                 continue
             self.streams[route.rule] = stream_rule.submit(route, for_s=left_s)
             if route.rule not in self._shown:
@@ -121,17 +119,16 @@ class _Work:
                     f"stream-{route.rule}", f"stream of {route.rule}"
                 )
 
-    def collect(self) -> bool:
-        """Count those that have ended; whether the run is to end as well."""
-        is_over = False
+    def collect(self) -> None:
+        """Count those that have ended; one that was changed may begin anew."""
         for rule, future in list(self.streams.items()):
             if not future.state.is_final():
                 continue
             del self.streams[rule]
             counts, why = future.result()
             self.counts[rule] = self.counts.get(rule, Counts()) + counts
-            is_over = is_over or why is not Ended.CHANGED
-        return is_over
+            if why is not Ended.CHANGED:
+                self._handed_over.add(rule)
 
     def show(self) -> None:
         """Write the charts anew."""

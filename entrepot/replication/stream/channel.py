@@ -3,8 +3,8 @@
 Invariant: an event is struck off when the target has the version on its disk, or has said for good
 that it will not take it (a dead letter). What is brought is the state of a version, not the event:
 several events of a version are one transport, and their order does not matter, because the target
-orders by stamp. A target or a source that cannot be reached holds up this channel alone, and makes no
-dead letters; they wait in the outbox.
+orders by stamp. A target or a source that cannot be reached holds up this channel alone, and makes
+no dead letters; they wait in the outbox.
 
 An idle channel sends at once. Under load batches grow by themselves: while versions are under way
 the next look takes all that came meanwhile. Memory: ``batch_size`` rows, ``workers`` bodies.
