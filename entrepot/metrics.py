@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,7 +20,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class FactMetric:
-    """A gauge whose samples are facts."""
+    """A gauge whose samples are facts; a counter where its name ends with ``_total``."""
 
     name: str
     help: str
@@ -51,12 +51,53 @@ JOB_RUNNING: Final = FactMetric(
     "Jobs of a kind whose lease is held now.",
     ("kind",),
 )
+REPLICATION_LAG: Final = FactMetric(
+    "minio_replication_lag_seconds",
+    "Age of the oldest write under a prefix that is not at the target yet; 0 where none waits.",
+    ("rule", "source", "target", "prefix"),
+)
+REPLICATION_ERRORS: Final = FactMetric(
+    "minio_replication_errors_total",
+    "Tries of the stream to bring a version to a region that failed.",
+    ("region", "rule", "source"),
+)
+REPLICATION_DEPTH: Final = FactMetric(
+    "replication_queue_depth",
+    "Events that wait to be brought to the target.",
+    ("rule", "source", "target"),
+)
+REPLICATION_DEAD: Final = FactMetric(
+    "entrepot_replication_dead_letters",
+    "Events that were given up and wait for a person.",
+    ("rule", "source", "target"),
+)
+REPLICATION_SHIPPED: Final = FactMetric(
+    "entrepot_replication_shipped_total",
+    "Events that were brought to the target.",
+    ("rule", "source", "target"),
+)
+REPLICATION_BYTES: Final = FactMetric(
+    "entrepot_replication_shipped_bytes_total",
+    "Stored bytes that were brought to the target.",
+    ("rule", "source", "target"),
+)
 FACTS_UP: Final = FactMetric(
     "entrepot_facts_up",
     "1 when a catalog answered this scrape in time, 0 when its facts are missing from it.",
     ("catalog",),
 )
-FACTS: Final = (STORAGE_USED, JOB_LAST_SUCCESS, JOB_RUNNING, FACTS_UP)
+FACTS: Final = (
+    STORAGE_USED,
+    JOB_LAST_SUCCESS,
+    JOB_RUNNING,
+    REPLICATION_LAG,
+    REPLICATION_ERRORS,
+    REPLICATION_DEPTH,
+    REPLICATION_DEAD,
+    REPLICATION_SHIPPED,
+    REPLICATION_BYTES,
+    FACTS_UP,
+)
 
 
 class Metrics:
@@ -89,9 +130,10 @@ class _Facts(Collector):
     def __init__(self, samples: tuple[Sample, ...]) -> None:
         self._samples = samples
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         for metric in FACTS:
-            family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+            kind = CounterMetricFamily if metric.name.endswith("_total") else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
             for sample in self._samples:
                 if sample.metric is metric:
                     family.add_metric(sample.labels, sample.value)

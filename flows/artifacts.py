@@ -15,6 +15,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 
 ROWS_MAX = 100
 
@@ -38,6 +40,23 @@ class Progress:
     def close(self) -> None:
         """Show that all is done."""
         self.show(1.0)
+
+
+class Living:
+    """A text (Markdown) that is written anew while a run works: one row, whatever becomes of it."""
+
+    def __init__(self, key: str, description: str) -> None:
+        self._shown = "nothing yet"
+        self._id: UUID = create_markdown_artifact(  # type: ignore[assignment] # sync here
+            markdown=self._shown, key=_key(key), description=description
+        )
+
+    def show(self, text: str) -> None:
+        """Write it anew; the same text costs no call."""
+        if text != self._shown:
+            self._shown = text
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._id, ArtifactUpdate(data=text))
 
 
 def table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:

@@ -124,7 +124,10 @@ _HELD = text("""
 """)
 _FORGET = tuple(
     text(f"DELETE FROM {table} WHERE bucket_id = :bucket_id")  # noqa: S608 - our own names
-    for table in ("versions", "objects", "usage_counters", "outbox_consumers", "effects")
+    for table in (
+        *("versions", "objects", "usage_counters", "outbox_consumers", "effects"),
+        *("purges", "outbox", "dead_letters"),
+    )
 )
 
 

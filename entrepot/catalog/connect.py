@@ -12,12 +12,13 @@ Words: *DSN* a Postgres URL, ``postgresql://user:password@host:port/database``.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from select import POLLIN, poll
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
+import psycopg
 from pydantic import SecretStr
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
@@ -54,6 +55,9 @@ _DEFAULTS = {
     "options": _SESSION,
 }
 _POOL_TIMEOUT_S = 30
+
+SOON = "SET LOCAL synchronous_commit = off"
+"""Before a transaction that need not be on disk when it ends; see ``Catalog.secure``."""
 
 
 def async_url(dsn: str | SecretStr) -> URL:
@@ -172,6 +176,33 @@ class Catalog:
 
     async def _look(self) -> None:
         await self._ask("SELECT 1", {}, LOOK_S)
+
+    async def ask_soon(self, statement: LiteralString, given: Mapping[str, Any]) -> Rows:
+        """The same, without waiting for the disk: if the server dies now, it may be undone."""
+        async with self.transaction() as transaction:
+            _, rows = await transaction.at_once((SOON, {}), (statement, given), commit=True)
+        return rows
+
+    async def secure(self) -> None:
+        """Return when all that was committed before is on disk."""
+        # A commit is waited for only where its transaction wrote something.
+        await self.ask("SELECT pg_logical_emit_message(true, 'entrepot', '')", {})
+
+    async def listen(self, channel: LiteralString) -> AsyncGenerator[None, None]:
+        """Yields once it listens, and then for each notification, on a connection of its own.
+
+        Raises ``Unavailable`` when that breaks. What was notified before is not told.
+        """
+        _, given = self._engine.dialect.create_connect_args(self._url)
+        with translated():
+            connection = await psycopg.AsyncConnection.connect(**given, autocommit=True)
+            try:
+                await connection.execute(f"LISTEN {channel}")
+                yield
+                async for _ in connection.notifies():
+                    yield
+            finally:
+                await connection.close()
 
     @asynccontextmanager
     async def transaction(self, *, within_s: float = WITHIN_S) -> AsyncIterator[Transaction]:

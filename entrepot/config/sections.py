@@ -211,11 +211,11 @@ def complete(regions: Sequence[Region]) -> tuple[CompleteRegion, ...]:
 class RetryPolicy(Section):
     """How often and how soon a failed copy is tried again."""
 
-    max_retries: int = later(3, ge=0, le=100, description="Tries after the first.")
-    initial_backoff: DurationMs = later(
+    max_retries: int = Field(3, ge=0, le=100, description="Tries after the first.")
+    initial_backoff: DurationMs = Field(
         100, ge=1, le=_HOUR, description="Wait before the first retry; doubles with each."
     )
-    max_backoff: DurationMs = later(
+    max_backoff: DurationMs = Field(
         5 * _SECOND, ge=1, le=_DAY, description="Longest wait before a retry."
     )
 
@@ -239,15 +239,15 @@ class Replication(Section):
     conflict_resolution: Literal["last-write-wins"] = later(
         "last-write-wins", description="Which of two concurrent writes becomes current."
     )
-    max_replication_delay: DurationMs = later(
+    max_replication_delay: DurationMs = Field(
         100, ge=1, le=_DAY, description="Lag that the stream aims at; above it an alert is due."
     )
     retry_policy: RetryPolicy = Field(RetryPolicy(), description="Retries of a failed copy.")
     worker_threads: int = Field(
-        32, ge=1, le=1024, description="Objects copied at once by one sweep."
+        32, ge=1, le=1024, description="Objects copied at once by one stream."
     )
     batch_size: int = Field(1000, ge=1, le=10_000, description="Objects in one batch of copies.")
-    batch_timeout: DurationMs = later(
+    batch_timeout: DurationMs = Field(
         100,
         ge=1,
         le=60 * _SECOND,

@@ -1,4 +1,4 @@
-"""What ``/metrics`` says about jobs and usage, read from the catalogs when somebody scrapes.
+"""What ``/metrics`` says about jobs, usage and lag, read from the catalogs at each scrape.
 
 Invariant: a scrape waits at most ``READ_TIMEOUT_S`` however slow Postgres is, and many scrapes at
 once read once. What could not be read is left out, never repeated from before: a gap alarms, an
@@ -6,18 +6,31 @@ old figure reassures. Memory: at most ``SERIES_MAX`` samples a metric.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import func, select
 
 from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
+from entrepot.catalog.lag import Lag, PrefixLag, lag_from
 from entrepot.catalog.states import JobState
 from entrepot.clock import Clock
 from entrepot.errors import EntrepotError
 from entrepot.gateway.within import within
-from entrepot.metrics import FACTS_UP, JOB_LAST_SUCCESS, JOB_RUNNING, STORAGE_USED, Sample
+from entrepot.metrics import (
+    FACTS_UP,
+    JOB_LAST_SUCCESS,
+    JOB_RUNNING,
+    REPLICATION_BYTES,
+    REPLICATION_DEAD,
+    REPLICATION_DEPTH,
+    REPLICATION_ERRORS,
+    REPLICATION_LAG,
+    REPLICATION_SHIPPED,
+    STORAGE_USED,
+    Sample,
+)
 
 _T = TypeVar("_T")
 
@@ -48,12 +61,19 @@ class Facts:
             return self._samples
 
     async def _fresh(self) -> tuple[Sample, ...]:
+        samples: list[Sample] = []
         reading = asyncio.create_task(_limited(_jobs(self._control)))
+        lagging = [
+            asyncio.create_task(_limited(lag_from(catalog, site=site)))
+            for site, catalog in self._sites.items()
+        ]
         usages = await asyncio.gather(
             *(_limited(_usage(catalog)) for catalog in self._sites.values())
         )
+        for lags in await asyncio.gather(*lagging):
+            samples += _lags(lags or ())
         jobs = await reading
-        samples = [Sample(FACTS_UP, ("control",), float(jobs is not None)), *(jobs or ())]
+        samples += [Sample(FACTS_UP, ("control",), float(jobs is not None)), *(jobs or ())]
         held: dict[str, int] = {}
         for site, usage in zip(self._sites, usages, strict=True):
             samples.append(Sample(FACTS_UP, (f"site:{site}",), float(usage is not None)))
@@ -69,6 +89,18 @@ async def _limited(reading: Coroutine[Any, Any, _T]) -> _T | None:
         return await within(reading, timeout_s=READ_TIMEOUT_S)
     except (TimeoutError, EntrepotError):
         return None
+
+
+def _lags(lags: Iterable[Lag]) -> Iterator[Sample]:
+    for lag in lags:
+        way = lag.rule, lag.source, lag.target
+        for each in lag.prefixes or (PrefixLag("", 0, 0, 0.0),):
+            yield Sample(REPLICATION_LAG, (*way, each.prefix), each.lag_s)
+        yield Sample(REPLICATION_ERRORS, (lag.target, lag.rule, lag.source), lag.errors)
+        yield Sample(REPLICATION_DEPTH, way, lag.depth)
+        yield Sample(REPLICATION_DEAD, way, lag.dead)
+        yield Sample(REPLICATION_SHIPPED, way, lag.shipped)
+        yield Sample(REPLICATION_BYTES, way, lag.shipped_bytes)
 
 
 async def _jobs(control: Catalog) -> list[Sample]:

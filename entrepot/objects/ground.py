@@ -201,10 +201,16 @@ class Ground:
             return replace(changes, effects=(*changes.effects, *purges))
 
         places = [(end.intent.bucket_id, end.intent.key) for end in ends]
+        replicas = [e.intent.write_id for e in ends if e.intent.kind is WriteKind.REPLICA]
         for failures in range(COMMIT_TRIES):
             try:
                 seen = await commit_writes(
-                    self.catalog, list(outcomes), places, decide, recorder=self.recorder
+                    self.catalog,
+                    list(outcomes),
+                    places,
+                    decide,
+                    recorder=self.recorder,
+                    replicas=replicas,
                 )
             except RetryableError:
                 if failures + 1 == COMMIT_TRIES:

@@ -17,6 +17,7 @@ from entrepot.catalog.objects.audit import ready_months
 from entrepot.catalog.objects.effects import done_effects, take_effects
 from entrepot.catalog.objects.facts import Effect, EffectKind, Intent, ObjectRow, WriteKind
 from entrepot.catalog.objects.intents import drop, renew, take_expired
+from entrepot.catalog.objects.replicas import forget_purges
 from entrepot.errors import EntrepotError, NotFound, PermanentError, RetryableError
 from entrepot.objects.bodies import Digest
 from entrepot.objects.ground import End, Ground
@@ -24,6 +25,7 @@ from entrepot.objects.leftovers import drop_upload
 from entrepot.objects.marks import mark_of, to_json, unmarked
 from entrepot.objects.names import stored_key
 from entrepot.objects.reads import find_in_store, row_of
+from entrepot.objects.receive import arrived
 from entrepot.objects.removal import carry_out
 from entrepot.objects.settle import Outcome
 from entrepot.objects.uploads import clean
@@ -86,6 +88,8 @@ async def _end(ground: Ground, bucket: Bucket | None, intent: Intent) -> bool:
 
 async def _outcome(ground: Ground, bucket: Bucket, intent: Intent) -> Outcome | None:
     """What the store has of a write; None where it has nothing."""
+    if intent.kind is WriteKind.REPLICA:
+        return await arrived(ground, bucket, intent)
     key = stored_key(intent.key)
     try:
         version = await ground.store.head(bucket.name, key, version_id=intent.version_id)
@@ -185,6 +189,7 @@ class Keeper:
         while True:
             try:
                 await ready_months(ground.catalog, ground.clock.now())
+                await forget_purges(ground.catalog)
                 found = await recover(ground)
                 if found != Recovered():
                     _log.info(

@@ -16,9 +16,13 @@ from entrepot.errors import InvalidInput, NotFound, Unsupported
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import stored_key
 from entrepot.objects.settle import alteration, removal
+from entrepot.stamp import Stamp
 from entrepot.store.check import check_retention, check_tags
 from entrepot.store.locks import UNLOCKED, check_change, check_removal
 from entrepot.store.protocol import Lock, LockMode
+
+TAGGED, HELD = "tagged", "held"
+"""Attributes that say when the tags, and the legal hold, were last changed by themselves."""
 
 Change = Callable[[Json], Json]
 """From a version's attributes to the new ones; may refuse by raising."""
@@ -32,15 +36,26 @@ async def remove_version(
     *,
     actor: str,
     bypass: bool = False,
+    is_replica: bool = False,
 ) -> ObjectRow | None:
-    """Take a version away; None where there is none, ``AccessDenied`` where it is locked."""
+    """Take a version away; None where there is none, ``AccessDenied`` where it is locked.
+
+    ``is_replica``: another site did; what never came here will not come any more.
+    """
 
     def decide(row: ObjectRow, newest: ObjectRow | None, following: ObjectRow | None) -> Changes:
         check_removal(lock_of(row), ground.clock.now(), bypass=bypass)
-        return removal(row, newest, following, actor=actor, bypass=bypass)
+        return removal(row, newest, following, actor=actor, bypass=bypass, is_replica=is_replica)
 
     place = bucket.id, key
-    found = await remove_row(ground.catalog, place, version_id, decide, recorder=ground.recorder)
+    found = await remove_row(
+        ground.catalog,
+        place,
+        version_id,
+        decide,
+        recorder=ground.recorder,
+        for_good=is_replica,
+    )
     if found is None:
         return None
     row, effects = found
@@ -62,9 +77,9 @@ async def set_tags(
     check_tags(tags)
 
     def change(attributes: Json) -> Json:
-        return {**attributes, "tags": dict(tags)}
+        return {**attributes, "tags": dict(tags), TAGGED: _moment(ground, attributes, TAGGED)}
 
-    return await _alter(ground, bucket, key, version_id, change, action="tag", actor=actor)
+    return await alter(ground, bucket, key, version_id, change, action="tag", actor=actor)
 
 
 async def retain(
@@ -88,7 +103,7 @@ async def retain(
         kept = {"mode": mode, "until": until.isoformat() if until else None}
         return {**attributes, "lock": {**attributes.get("lock", {}), **kept}}
 
-    return await _alter(
+    return await alter(
         ground, bucket, key, version_id, change, action="retain", actor=actor, bypass=bypass
     )
 
@@ -100,9 +115,17 @@ async def hold(
     _check_locked(bucket)
 
     def change(attributes: Json) -> Json:
-        return {**attributes, "lock": {**attributes.get("lock", {}), "hold": on}}
+        lock = {**attributes.get("lock", {}), "hold": on}
+        return {**attributes, "lock": lock, HELD: _moment(ground, attributes, HELD)}
 
-    return await _alter(ground, bucket, key, version_id, change, action="hold", actor=actor)
+    return await alter(ground, bucket, key, version_id, change, action="hold", actor=actor)
+
+
+def _moment(ground: Ground, attributes: Json, name: str) -> str:
+    """The stamp of a change of attributes: of two sites' changes the later one counts."""
+    before = attributes.get(name)
+    least_ms = Stamp.parse(before).time_ms + 1 if before else 0
+    return str(Stamp(max(ground.hybrid.now_ms(), least_ms), ground.site, ground.writer))
 
 
 def lock_of(row: ObjectRow) -> Lock:
@@ -126,7 +149,7 @@ def _check_locked(bucket: Bucket) -> None:
         raise Unsupported("the bucket has no object lock", hint=UNLOCKED, bucket=bucket.name)
 
 
-async def _alter(
+async def alter(
     ground: Ground,
     bucket: Bucket,
     key: str,
@@ -136,12 +159,16 @@ async def _alter(
     action: str,
     actor: str,
     bypass: bool = False,
+    is_replica: bool = False,
 ) -> ObjectRow:
+    """Give a version the attributes that ``change`` says; ``NotFound`` without such a version."""
+
     def decide(row: ObjectRow) -> tuple[Json, Changes]:
         if row.is_delete_marker:
             raise InvalidInput("a delete marker has no tags and no lock", key=key)
         attributes = change(row.attributes)
-        return attributes, alteration(row, attributes, action=action, actor=actor, bypass=bypass)
+        how = {"bypass": bypass, "is_replica": is_replica}
+        return attributes, alteration(row, attributes, action=action, actor=actor, **how)
 
     place = bucket.id, key
     found = await alter_row(ground.catalog, place, version_id, decide, recorder=ground.recorder)
@@ -175,12 +202,13 @@ async def carry_out(
         told = row.attributes
         await ground.store.tag(bucket.name, name, told.get("tags", {}), version_id=version_id)
         if bucket.locked:
-            await _tell_lock(ground, bucket, name, row, bypass=bypass)
+            await tell_lock(ground, bucket, name, row, bypass=bypass)
 
 
-async def _tell_lock(
+async def tell_lock(
     ground: Ground, bucket: Bucket, name: str, row: ObjectRow, *, bypass: bool
 ) -> None:
+    """Give the stored version the lock that its row has; ``name`` is the key in the store."""
     wanted, version_id = lock_of(row), row.version_id
     has = await ground.store.lock(bucket.name, name, version_id=version_id)
     if wanted.hold != has.hold:

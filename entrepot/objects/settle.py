@@ -74,8 +74,10 @@ def settle(seen: Seen, outcomes: Mapping[UUID, Outcome]) -> tuple[Changes, Mappi
         verdict = _verdict(intent, outcomes[intent.write_id], before, seen.behind.get(place))
         verdicts[intent.write_id] = verdict
         if isinstance(verdict, ObjectRow):
-            _enter(book, verdict, kind=intent.kind, actor=intent.details.get("actor", ""))
-            if before is None or before.stamp < verdict.stamp:
+            is_replica = intent.kind is WriteKind.REPLICA
+            actor = intent.details.get("actor", "")
+            _enter(book, verdict, kind=intent.kind, actor=actor, is_replica=is_replica)
+            if not verdict.is_quarantined and (before is None or before.stamp < verdict.stamp):
                 newest[place] = verdict
         else:
             _turn_away(book, intent, verdict)
@@ -88,6 +90,8 @@ def _verdict(
 ) -> Verdict:
     if outcome.is_damaged:
         return Refusal.DAMAGED
+    if intent.kind is WriteKind.REPLICA:
+        return replica_of(intent)
     condition = Condition.from_json(intent.details.get("condition"))
     is_newest = before is None or before.stamp < intent.stamp
     if condition:
@@ -111,6 +115,19 @@ def _verdict(
     )
 
 
+def replica_of(intent: Intent) -> ObjectRow:
+    """The row of a version that came from another site: as it was there, parent and all."""
+    return ObjectRow(
+        bucket_id=intent.bucket_id,
+        key=intent.key,
+        version_id=intent.version_id,
+        stamp=intent.stamp,
+        write_id=intent.write_id,
+        parent=intent.parent,
+        **intent.details["row"],
+    )
+
+
 def removal(
     row: ObjectRow,
     newest: ObjectRow | None,
@@ -118,6 +135,7 @@ def removal(
     *,
     actor: str,
     bypass: bool = False,
+    is_replica: bool = False,
 ) -> Changes:
     """The changes that take a version away for good.
 
@@ -126,7 +144,7 @@ def removal(
     book = _Book()
     book.count(row.bucket_id, _less(_size(row)))
     book.records.append(_record("remove", row, actor))
-    book.events.append(_event("remove", row))
+    book.events.append(_event("remove", row, is_replica=is_replica))
     details = {"bypass": bypass}
     book.effects.append((row.bucket_id, row.key, row.version_id, EffectKind.PURGE, details))
     place = row.bucket_id, row.key
@@ -135,13 +153,19 @@ def removal(
 
 
 def alteration(
-    row: ObjectRow, attributes: Json, *, action: str, actor: str, bypass: bool = False
+    row: ObjectRow,
+    attributes: Json,
+    *,
+    action: str,
+    actor: str,
+    bypass: bool = False,
+    is_replica: bool = False,
 ) -> Changes:
     """The changes, beside the row itself, that give a version other tags or another lock."""
     book = _Book()
     altered = replace(row, attributes=attributes)
     book.records.append(_record(action, altered, actor))
-    book.events.append(_event(action, altered))
+    book.events.append(_event(action, altered, is_replica=is_replica))
     details = {"bypass": bypass}
     book.effects.append((row.bucket_id, row.key, row.version_id, EffectKind.SETTLE, details))
     return _changes(book, {})
@@ -160,11 +184,11 @@ def discovery(
     return _changes(book, _moved(newest, after, book))
 
 
-def _enter(book: _Book, row: ObjectRow, *, kind: str, actor: str) -> None:
+def _enter(book: _Book, row: ObjectRow, *, kind: str, actor: str, is_replica: bool = False) -> None:
     book.rows.append(row)
     book.count(row.bucket_id, _size(row))
     book.records.append(_record(kind, row, actor))
-    book.events.append(_event(kind, row))
+    book.events.append(_event(kind, row, is_replica=is_replica))
 
 
 def _turn_away(book: _Book, intent: Intent, why: Refusal) -> None:
@@ -235,8 +259,8 @@ def _record(action: str, row: ObjectRow, actor: str) -> dict[str, Any]:
     }
 
 
-def _event(kind: str, row: ObjectRow) -> Event:
-    return Event(row.bucket_id, row.key, row.version_id, kind, str(row.stamp))
+def _event(kind: str, row: ObjectRow, *, is_replica: bool) -> Event:
+    return Event(row.bucket_id, row.key, row.version_id, kind, str(row.stamp), is_replica)
 
 
 def _changes(book: _Book, current: Mapping[Place, ObjectRow | None]) -> Changes:

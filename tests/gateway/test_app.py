@@ -12,15 +12,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from entrepot.catalog import jobs
+from entrepot.catalog.buckets import manage_bucket
 from entrepot.catalog.connect import Catalog
+from entrepot.catalog.migrate import CatalogKind, migrate
+from entrepot.catalog.objects import outbox
 from entrepot.catalog.states import JobState
 from entrepot.catalog.usage import UsageRow, record_usage
 from entrepot.clock import SYSTEM_CLOCK
+from entrepot.embedded.postgres import PostgresServer
 from entrepot.gateway.app import READY_TIMEOUT_S, create_app
 from entrepot.gateway.facts import CACHE_S, READ_TIMEOUT_S, Facts
 from entrepot.gateway.prefect_api import PrefectApi
 from entrepot.gateway.sealing import Sealer
-from entrepot.metrics import FACTS_UP, STORAGE_USED
+from entrepot.metrics import FACTS_UP, REPLICATION_LAG, STORAGE_USED, Metrics
 from tests.gateway.conftest import Sender, ShiftedClock
 from tests.gateway.servers import Address, serving
 
@@ -96,6 +100,37 @@ async def test_metrics_tell_jobs_and_usage(
     last = samples["entrepot_job_last_success_timestamp_seconds", ("replicate", "nightly")]
     assert abs(last - datetime.now(UTC).timestamp()) < 60
     assert samples[FACTS_UP.name, ("control",)] == samples[FACTS_UP.name, ("site:two",)] == 1
+
+
+async def test_metrics_tell_the_age_of_what_waits(
+    control: Catalog, postgres: PostgresServer, clock: ShiftedClock
+) -> None:
+    """It grows though nothing runs, counts dead letters, and is zero where nothing waits."""
+    dsn = postgres.create_database("gateway_lag")
+    await migrate(dsn, kind=CatalogKind.SITE)
+    async with Catalog.open(dsn) as site:
+        await manage_bucket(site, name="photos", tenant_id="acme")
+        for name in ("all>b", "all>c"):
+            await outbox.subscribe(site, name=name, bucket_ids=[1], prefix="")
+        async with site.begin() as connection:
+            await connection.exec_driver_sql(
+                "INSERT INTO outbox (consumer, bucket_id, key, version_id, kind, stamp, since)"
+                " SELECT 'all>b', 1, 'in/' || n, n, 'put', '', now() - n * interval '1 minute'"
+                " FROM generate_series(1, 3) AS n"
+            )
+        await outbox.bury(site, [3], tries=4, reason="no")
+        await outbox.done(site, "all>b", [1], size_bytes=10, errors=4)
+        samples = await Facts(control=control, sites={"a": site}, clock=clock).read()
+    found = {(s.metric.name, s.labels): s.value for s in samples}
+    assert 179 < found[REPLICATION_LAG.name, ("all", "a", "b", "in/")] < 200
+    assert found[REPLICATION_LAG.name, ("all", "a", "c", "")] == 0
+    assert found["replication_queue_depth", ("all", "a", "b")] == 1
+    assert found["entrepot_replication_dead_letters", ("all", "a", "b")] == 1
+    assert found["minio_replication_errors_total", ("b", "all", "a")] == 4
+    assert found["entrepot_replication_shipped_bytes_total", ("all", "a", "b")] == 10
+    text = Metrics().render(samples).decode()
+    assert "# TYPE minio_replication_errors_total counter" in text
+    assert 'minio_replication_errors_total{region="b",rule="all",source="a"} 4.0' in text
 
 
 @contextlib.asynccontextmanager

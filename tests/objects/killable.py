@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
@@ -215,15 +215,16 @@ async def _run(site: dict[str, str], job: dict[str, Any]) -> dict[str, Any]:
     return {"version": version, "points": steps.passed}
 
 
-def _fork(site: dict[str, str], job: dict[str, Any]) -> None:
+def fork(job: Coroutine[Any, Any, dict[str, Any]]) -> None:
     """Run a job in a process of its own and say how it ended."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        answer = asyncio.run(_run(site, job))
+        answer = asyncio.run(job)
         os.write(writer, json.dumps(answer).encode())
         os._exit(0)
+    job.close()
     os.close(writer)
     _, status = os.waitpid(pid, os.WUNTRACED)
     if os.WIFSTOPPED(status):
@@ -240,7 +241,7 @@ def main() -> None:
     """Read settings and jobs from standard input, one a line."""
     site = json.loads(sys.stdin.readline())
     for line in sys.stdin:
-        _fork(site, json.loads(line))
+        fork(_run(site, json.loads(line)))
 
 
 if __name__ == "__main__":

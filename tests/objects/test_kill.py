@@ -36,9 +36,9 @@ OLD, OLDER = b"old " * 2000, b"older " * 2000
 class Killer:
     """A process that forks for each job; see ``tests.objects.killable``."""
 
-    def __init__(self, site: dict[str, str]) -> None:
+    def __init__(self, site: dict[str, Any], *, module: str = "tests.objects.killable") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.objects.killable"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

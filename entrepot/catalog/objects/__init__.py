@@ -6,5 +6,6 @@ parameter: a batch of any size is one round trip.
 
 The modules are the interface: ``facts`` values, ``intents`` writes under way, ``commit`` the one
 transaction, ``records`` what each change leaves behind, ``read`` lookups and listings, ``effects``
-what the store must still be told, ``uploads`` multipart uploads.
+what the store must still be told, ``uploads`` multipart uploads, ``replicas`` versions of other
+sites, ``outbox`` what waits for those who follow a bucket.
 """

@@ -16,6 +16,11 @@ from entrepot.catalog.objects.rows import COLUMNS, to_row
 _WHERE = "bucket_id = %(bucket_id)s AND key = %(key)s AND version_id = %(version_id)s"
 _ONE = f"SELECT {COLUMNS} FROM versions WHERE {_WHERE}"
 _REMOVE = f"DELETE FROM versions WHERE {_WHERE}"
+_PURGED = """
+    INSERT INTO purges (bucket_id, key, version_id)
+    VALUES (%(bucket_id)s, %(key)s, %(version_id)s) ON CONFLICT DO NOTHING
+"""
+_DROP_INTENT = f"DELETE FROM intents WHERE {_WHERE} AND kind = 'replica'"
 _ALTER = f"UPDATE versions SET attributes = CAST(%(attributes)s AS jsonb) WHERE {_WHERE}"
 
 Removal = Callable[[ObjectRow, ObjectRow | None, ObjectRow | None], Changes]
@@ -23,22 +28,31 @@ Alteration = Callable[[ObjectRow], tuple[Json, Changes]]
 
 
 async def remove_row(
-    catalog: Catalog, place: Place, version_id: str, decide: Removal, *, recorder: Recorder
+    catalog: Catalog,
+    place: Place,
+    version_id: str,
+    decide: Removal,
+    *,
+    recorder: Recorder,
+    for_good: bool = False,
 ) -> tuple[ObjectRow, tuple[int, ...]] | None:
     """Take a version's row away; the row and its effects, or None where there is none.
 
     ``decide`` gets the row, the key's newest version before and the one after; it may refuse by
-    raising.
+    raising. ``for_good``: it is not to come here any more, though it never was here; any version
+    that was here and is removed stays away without that (``purges``).
     """
     named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
     async with catalog.transaction() as transaction:
         await lock_keys(transaction, [place])
         [found] = await transaction.at_once((_ONE, named))
         if not found:
+            if for_good:
+                await transaction.at_once((_PURGED, named), (_DROP_INTENT, named))
             return None
         row = to_row(found[0])
         before = (await newest_of(transaction, [place])).get(place)
-        await transaction.at_once((_REMOVE, named))
+        await transaction.at_once((_REMOVE, named), (_PURGED, named))
         after = (await newest_of(transaction, [place])).get(place)
         return row, await write(transaction, decide(row, before, after), recorder=recorder)
 

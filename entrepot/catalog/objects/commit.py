@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from entrepot.catalog.connect import Ask, Catalog, Transaction
+from entrepot.catalog.connect import SOON, Ask, Catalog, Transaction
 from entrepot.catalog.objects.audit import AuditChain, head_of, next_records
 from entrepot.catalog.objects.facts import Changes, Intent, ObjectRow, Place, WriteKind
 from entrepot.catalog.objects.intents import INTENT_COLUMNS, to_intent
@@ -41,7 +41,7 @@ _LOCK = """
 _TAKE = f"DELETE FROM intents WHERE write_id = ANY(%(ids)s) RETURNING {INTENT_COLUMNS}"
 _BEHIND = """
     SELECT bucket_id, key, min(stamp_ms) FROM intents
-    WHERE (bucket_id, key) IN (
+    WHERE kind <> 'replica' AND (bucket_id, key) IN (
         SELECT k.bucket_id, k.key
         FROM jsonb_to_recordset(CAST(%(places)s AS jsonb)) AS k (bucket_id bigint, key text)
     )
@@ -89,8 +89,9 @@ _OUTBOX = """
     INSERT INTO outbox (consumer, bucket_id, key, version_id, kind, stamp)
     SELECT c.name, r.bucket_id, r.key, r.version_id, r.kind, r.stamp
     FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
-        (bucket_id bigint, key text, version_id text, kind text, stamp text)
-    JOIN outbox_consumers c ON c.bucket_id = r.bucket_id
+        (bucket_id bigint, key text, version_id text, kind text, stamp text, is_replica boolean)
+    JOIN outbox_consumers c ON c.bucket_id = r.bucket_id AND starts_with(r.key, c.prefix)
+        AND (c.replicas OR NOT r.is_replica)
 """
 _EFFECTS = """
     INSERT INTO effects (bucket_id, key, version_id, kind, details)
@@ -131,22 +132,24 @@ async def commit_writes(
     settle: Callable[[Seen], Changes],
     *,
     recorder: Recorder,
+    replicas: Sequence[UUID] = (),
 ) -> Seen:
     """End writes under way as ``settle`` says; what it was told.
 
-    ``places`` are the keys of those writes.
+    ``places`` are the keys of those writes, ``replicas`` those that bring versions of other sites.
+    A batch of nothing but replicas does not wait for the disk (``Catalog.secure`` does).
     """
     keys, all_ids = {"places": places_json(places)}, {"ids": list(ids)}
     async with catalog.transaction() as transaction:
+        soon: tuple[Ask, ...] = ((SOON, {}),) if len(replicas) == len(ids) else ()
         reads = (_LOCK, keys), (_TAKE, all_ids), (NEWEST_OF, keys), (_BEHIND, keys)
-        _, taken, newest, behind, *_, [head] = await transaction.at_once(
-            *reads, *head_of(recorder.chain)
-        )
+        found = await transaction.at_once(*soon, *reads, *head_of(recorder.chain))
+        _, taken, newest, behind, *_, [head] = found[len(soon) :]
         intents = {intent.write_id: intent for intent in map(to_intent, taken)}
         done: dict[UUID, ObjectRow] = {}
         if doubtful := [one for one in ids if _may_be_done(intents.get(one))]:
-            [found] = await transaction.at_once((_DONE, keys | {"ids": doubtful}))
-            done = {row.write_id: row for row in map(to_row, found)}
+            [rows] = await transaction.at_once((_DONE, keys | {"ids": doubtful}))
+            done = {row.write_id: row for row in map(to_row, rows)}
         intents = {one: intent for one, intent in intents.items() if one not in done}
         seen = Seen(intents, by_place(newest), {(row[0], row[1]): row[2] for row in behind}, done)
         if len(done) < len(ids):
@@ -156,7 +159,8 @@ async def commit_writes(
 
 
 def _may_be_done(intent: Intent | None) -> bool:
-    return intent is None or intent.kind is WriteKind.COMPLETE
+    """Completions come again; of two that bring a version, the slower began after the other."""
+    return intent is None or intent.kind in (WriteKind.COMPLETE, WriteKind.REPLICA)
 
 
 async def lock_keys(transaction: Transaction, places: Iterable[Place]) -> None:
@@ -200,7 +204,7 @@ def _written(changes: Changes, head: tuple[Any, ...], *, recorder: Recorder) -> 
         yield _EFFECTS, {"rows": rows}
 
 
-_EVENT = ("bucket_id", "key", "version_id", "kind", "stamp")
+_EVENT = ("bucket_id", "key", "version_id", "kind", "stamp", "is_replica")
 _COUNTED = (
     *("objects", "versions", "delete_markers"),
     *("current_bytes", "total_bytes", "stored_bytes"),

@@ -20,6 +20,7 @@ class WriteKind(StrEnum):
     PUT = "put"
     DELETE = "delete"  # adds a delete marker
     COMPLETE = "complete"  # a multipart upload becomes an object
+    REPLICA = "replica"  # a version of another site, with the stamp that it got there
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +108,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of a key, for whoever follows the bucket."""
+    """One change of a key, for whoever follows the bucket.
+
+    ``is_replica``: it was another site's first. Who ships to other sites does not get it.
+    """
 
     bucket_id: int
     key: str
     version_id: str
     kind: str
     stamp: str
+    is_replica: bool = False
 
 
 class EffectKind(StrEnum):

@@ -40,7 +40,8 @@ _BEGIN = f"""
     JOIN buckets b ON b.id = k.bucket_id
     LEFT JOIN LATERAL ({NEWEST}) n ON true
     LEFT JOIN LATERAL (
-        SELECT i.stamp_ms FROM intents i WHERE i.bucket_id = k.bucket_id AND i.key = k.key
+        SELECT i.stamp_ms FROM intents i
+        WHERE i.bucket_id = k.bucket_id AND i.key = k.key AND i.kind <> 'replica'
         ORDER BY i.stamp_ms DESC LIMIT 1
     ) p ON true
     ORDER BY k.bucket_id, k.key, k.nth

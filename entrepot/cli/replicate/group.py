@@ -11,6 +11,7 @@ from entrepot.cli.replicate.jobs import jobs_command
 from entrepot.cli.replicate.rule import rule_group
 from entrepot.cli.replicate.run import run_command
 from entrepot.cli.replicate.settings import settings_command
+from entrepot.cli.replicate.stream import lag_command, letters_group, stream_command
 from entrepot.cli.replicate.verify import verify_command
 from entrepot.cli.replicate.where import where_command
 
@@ -29,5 +30,7 @@ PROOF = (
     settings_command,
 )
 
-for each in (run_command, jobs_command, rule_group, *PROOF):
+STREAM = (stream_command, lag_command, letters_group)
+
+for each in (run_command, jobs_command, rule_group, *STREAM, *PROOF):
     replicate_group.add_command(each)

@@ -1,0 +1,137 @@
+"""What brings versions of managed buckets from one site to another: the stream's carrier.
+
+Both sites are worked on by this process: the version is read from the source's store as it lies
+there, and taken in at the target. Sites are opened when they are needed first, so one that is down
+holds up nobody but the channels that need it.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+
+from entrepot.catalog.buckets import Bucket
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.objects.facts import ObjectRow, WriteKind
+from entrepot.catalog.objects.outbox import Waiting
+from entrepot.catalog.objects.read import newest_versions
+from entrepot.catalog.states import BucketMode
+from entrepot.errors import AlreadyExists, Unsupported
+from entrepot.objects.ground import Ground
+from entrepot.objects.names import stored_key
+from entrepot.objects.receive import Received, Receiver
+from entrepot.objects.removal import HELD, TAGGED
+from entrepot.objects.service import Objects
+from entrepot.store.protocol import Body
+
+OpenSite = Callable[[str], Awaitable[Objects]]
+"""The objects of a site, opened once however often they are asked for."""
+
+NEW = (WriteKind.PUT, WriteKind.COMPLETE)
+"""Kinds of events whose version the target has not got in all likelihood."""
+
+REMOVE = "remove"
+"""The kind of event that says that a version was taken away for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Travels:
+    """What of a rule's buckets goes to its other sites, beside the objects themselves."""
+
+    delete_markers: bool = True
+    removals: bool = False
+    tags: bool = True
+    locks: bool = True
+
+
+class Shipping:
+    """One direction of a rule; see ``replication.stream.channel.Carrier``."""
+
+    def __init__(
+        self,
+        open_site: OpenSite,
+        *,
+        source: str,
+        target: str,
+        rule: str,
+        travels: Travels = Travels(),
+    ) -> None:
+        self._open_site = open_site
+        self._names = source, target
+        self._travels = travels
+        self._actor = f"stream of {rule} from {source}"
+        self._receiver: Receiver | None = None
+
+    async def source(self) -> Catalog:
+        """The catalog whose outbox is worked off."""
+        return (await self._open_site(self._names[0])).ground.catalog
+
+    async def secure(self) -> None:
+        """Return when all that was carried is on the target's disk."""
+        await (await self._open_site(self._names[1])).ground.catalog.secure()
+
+    async def ready(self) -> None:
+        """Return where stores and catalogs of both sites can be reached."""
+        for name in self._names:
+            ground = (await self._open_site(name)).ground
+            await ground.store.buckets()
+            await newest_versions(ground.catalog, [])
+
+    async def carry(self, item: Waiting) -> int:
+        """Make the target have the version as it is at the source now; the bytes that went."""
+        if item.bucket is None:  # dropped, and all that was in it
+            return 0
+        if item.row is None:
+            if item.kind == REMOVE and self._travels.removals:
+                receiver = await self._to()
+                bucket = await _bucket_of(receiver.ground, item)
+                await receiver.remove(bucket, item.key, item.version_id)
+            return 0
+        if item.row.is_quarantined or not (
+            self._travels.delete_markers or not item.row.is_delete_marker
+        ):
+            return 0
+        return await self._send(item.bucket, _travelling(item.row, self._travels), item)
+
+    async def _send(self, bucket: str, row: ObjectRow, item: Waiting) -> int:
+        source = (await self._open_site(self._names[0])).ground
+        receiver = await self._to()
+
+        def opener() -> AbstractAsyncContextManager[Body]:
+            return source.store.get(bucket, stored_key(row.key), version_id=row.version_id)
+
+        target = await _bucket_of(receiver.ground, item)
+        is_new = item.kind in NEW
+        received = await receiver.receive(target, row, opener, at_once=is_new)
+        went = received in (Received.TAKEN, Received.QUARANTINED)
+        return row.stored_bytes if went else 0
+
+    async def _to(self) -> Receiver:
+        ground = (await self._open_site(self._names[1])).ground
+        if self._receiver is None or self._receiver.ground is not ground:
+            self._receiver = Receiver(ground, actor=self._actor)
+        return self._receiver
+
+
+async def _bucket_of(ground: Ground, item: Waiting) -> Bucket:
+    """The bucket at the target; refused where its objects could not be read there."""
+    assert item.bucket is not None
+    bucket = await ground.bucket(item.bucket)
+    if bucket.mode is not BucketMode.MANAGED:
+        raise Unsupported(
+            "the bucket is managed at one site and adopted at the other",
+            site=ground.site,
+            bucket=bucket.name,
+        )
+    if bucket.tenant_id != item.tenant_id:
+        raise AlreadyExists(
+            "the bucket belongs to another tenant there", site=ground.site, bucket=bucket.name
+        )
+    return bucket
+
+
+def _travelling(row: ObjectRow, travels: Travels) -> ObjectRow:
+    """The row without what the rule leaves behind."""
+    left = set() if travels.tags else {"tags", TAGGED}
+    left |= set() if travels.locks else {"lock", HELD}
+    kept = {name: value for name, value in row.attributes.items() if name not in left}
+    return replace(row, attributes=kept)

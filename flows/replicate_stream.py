@@ -1,0 +1,166 @@
+"""Replication stream: writes to managed buckets go to the other sites of their rules at once.
+
+    rules → one stream each, side by side → until the next run is ready to take over
+
+A run is started every ten minutes and waits until the run before gives way, so there is no gap; one
+that dies is followed at once. Each window of a few seconds is reported, never each object. Task
+runs: 1, and 1 for each rule and for each change of it.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+from prefect import flow, get_run_logger
+from prefect.futures import PrefectFuture, wait
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict, Field
+
+from entrepot.clock import SYSTEM_CLOCK
+from entrepot.errors import RetryableError
+from entrepot.replication.stream.channel import Counts
+from entrepot.replication.stream.chart import chart
+from entrepot.replication.stream.engine import Ended, Route
+from flows import artifacts, hints
+from tasks.stream import aim_ms, forget_rules, routes_of, stream_rule, windows_of
+
+RULES_MAX = 16
+"""Streams of one run, a thread each; further rules get runs of their own by name."""
+
+SHOW_EVERY_S = 10.0
+DAY_S = 86_400
+
+
+class StreamRequest(BaseModel):
+    """What to stream."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str = Field(
+        default="", max_length=63, description="Name of one rule; empty for every enabled one"
+    )
+    for_s: int = Field(
+        default=DAY_S,
+        ge=1,
+        le=7 * DAY_S,
+        description="Seconds after which the run ends though no other one waits",
+    )
+
+    @property
+    def subject(self) -> str:
+        """What is streamed, in words."""
+        return self.rule or "every rule"
+
+
+class StreamReport(BaseModel):
+    """What a run did, added up."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rules: int
+    shipped: int
+    shipped_bytes: int
+    errors: int
+    dead: int
+
+
+@flow(
+    name="replicate_stream",
+    flow_run_name="stream {request.subject}",
+    description=__doc__,
+    task_runner=ThreadPoolTaskRunner(max_workers=RULES_MAX),  # type: ignore[arg-type]
+    validate_parameters=True,
+    persist_result=False,
+)
+def replicate_stream(request: StreamRequest) -> StreamReport:
+    """Bring writes of managed buckets to the other sites until another run takes over.
+
+    Args:
+        request: Which rule, and for how long; left as it is, every enabled rule
+    """
+    with hints.shown():
+        return _stream(request)
+
+
+def _stream(request: StreamRequest) -> StreamReport:
+    ends_at = SYSTEM_CLOCK.monotonic() + request.for_s
+    forget_rules()
+    work = _Work(ends_at)
+    work.begin(routes_of(request.rule))
+    while work.streams:
+        wait(list(work.streams.values()), timeout=SHOW_EVERY_S)
+        work.show()
+        work.collect()
+        with suppress(RetryableError):
+            work.begin(routes_of(request.rule))
+    return _report(work.counts)
+
+
+class _Work:
+    """The streams of a run: begun where a rule is new, and counted when they have ended."""
+
+    def __init__(self, ends_at: float) -> None:
+        self.streams: dict[str, PrefectFuture[tuple[Counts, Ended]]] = {}
+        self.counts: dict[str, Counts] = {}
+        self._shown: dict[str, artifacts.Living] = {}
+        self._handed_over: set[str] = set()
+        self._ends_at = ends_at
+
+    def begin(self, routes: Sequence[Route]) -> None:
+        """Start what is not at work."""
+        for route in routes:
+            left_s = self._ends_at - SYSTEM_CLOCK.monotonic()
+            is_new = route.rule not in self.streams and route.rule not in self._handed_over
+            if not is_new or len(self.streams) >= RULES_MAX or left_s <= 0:
+                continue
+            self.streams[route.rule] = stream_rule.submit(route, for_s=left_s)
+            if route.rule not in self._shown:
+                self._shown[route.rule] = artifacts.Living(
+                    f"stream-{route.rule}", f"stream of {route.rule}"
+                )
+
+    def collect(self) -> None:
+        """Count those that have ended; one that was changed may begin anew."""
+        for rule, future in list(self.streams.items()):
+            if not future.state.is_final():
+                continue
+            del self.streams[rule]
+            counts, why = future.result()
+            self.counts[rule] = self.counts.get(rule, Counts()) + counts
+            if why is not Ended.CHANGED:
+                self._handed_over.add(rule)
+
+    def show(self) -> None:
+        """Write the charts anew."""
+        for rule, living in self._shown.items():
+            with suppress(RetryableError):
+                lately = windows_of(rule, within=timedelta(hours=1))
+                living.show(chart(lately, now=SYSTEM_CLOCK.now(), target_ms=aim_ms()))
+
+
+def _report(counts: "dict[str, Counts]") -> StreamReport:
+    rows = [
+        {
+            "rule": rule,
+            "shipped": each.shipped,
+            "shipped_bytes": each.shipped_bytes,
+            "errors": each.errors,
+            "dead": each.dead,
+        }
+        for rule, each in counts.items()
+    ]
+    if rows:
+        artifacts.table("stream-report", rows, "What this run brought to other sites")
+    total = _sum(counts.values())
+    get_run_logger().info("%d rules, %d brought", len(rows), total.shipped)
+    return StreamReport(
+        rules=len(rows),
+        shipped=total.shipped,
+        shipped_bytes=total.shipped_bytes,
+        errors=total.errors,
+        dead=total.dead,
+    )
+
+
+def _sum(counts: Iterable[Counts]) -> Counts:
+    return sum(counts, start=Counts())

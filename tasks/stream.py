@@ -1,0 +1,110 @@
+"""The steps of a stream's run: what there is to do, and one task a rule that works until it ends.
+
+What a stream did is read from the control catalog, where each window of it is kept.
+"""
+
+from contextlib import suppress
+from datetime import timedelta
+
+from prefect import runtime, task
+
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.rules import list_rules
+from entrepot.catalog.sites import list_sites
+from entrepot.catalog.streams import Window, windows
+from entrepot.config import load
+from entrepot.errors import Fenced, RetryableError
+from entrepot.objects.shipping import Shipping
+from entrepot.replication.stream.channel import Counts, Options
+from entrepot.replication.stream.engine import Ended, Route, Stream, forget_others
+from entrepot.store.retry import RetryPolicy
+from tasks.library import catalog, objects, run
+from tasks.replication import RETRY, SHORT_S
+
+
+def routes_of(rule: str) -> tuple[Route, ...]:
+    """The named rule's route, or those of every enabled rule where the name is empty.
+
+    No task: it is asked every few seconds.
+    """
+    return run(_routes(rule)) if load().replication.enabled else ()
+
+
+async def _routes(rule: str) -> tuple[Route, ...]:
+    known = await list_rules(await catalog())
+    return tuple(Route.of(each) for each in known if each.enabled and rule in ("", each.name))
+
+
+@task(task_run_name="forget", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def forget_rules() -> None:
+    """Have every site forget what waits for rules that are no more."""
+
+    async def forget() -> None:
+        control = await catalog()
+        routes = await _routes("")
+        for site in await list_sites(control):
+            with suppress(RetryableError):  # a site that is away learns it the next time
+                await forget_others(await catalog(site.name), routes)
+
+    run(forget())
+
+
+@task(task_run_name="stream {route.rule}", tags=["entrepot"], **RETRY)
+def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
+    """Work on a rule until another run waits for it, it is changed, or the time is over."""
+    who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
+
+    def carrier(source: str, target: str) -> Shipping:
+        return Shipping(objects, source=source, target=target, rule=route.rule)
+
+    async def site_catalog(name: str) -> Catalog:
+        return (await objects(name)).ground.catalog
+
+    async def route_now() -> Route | None:
+        return next(iter(await _routes(route.rule)), None)
+
+    async def work() -> tuple[Counts, Ended]:
+        stream = Stream(
+            route,
+            await catalog(),
+            site_catalog,
+            carrier,
+            options=_options(),
+            route_now=route_now,
+        )
+        try:
+            return await stream.run(for_s=for_s, **who)
+        except Fenced:  # another run works on it
+            return Counts(), Ended.HEIR
+
+    return run(work())
+
+
+def windows_of(rule: str, *, within: timedelta) -> tuple[Window, ...]:
+    """What a rule's stream did lately (no task: it is asked every few seconds)."""
+
+    async def read() -> tuple[Window, ...]:
+        return await windows(await catalog(), rule, within=within)
+
+    return run(read())
+
+
+def _options() -> Options:
+    """The guide's settings, from the worker's own."""
+    told = load().replication
+    policy = told.retry_policy
+    return Options(
+        batch_size=told.batch_size,
+        batch_timeout_s=told.batch_timeout / 1000,
+        workers=told.worker_threads,
+        retry=RetryPolicy(
+            max_retries=policy.max_retries,
+            initial_backoff_ms=policy.initial_backoff,
+            max_backoff_ms=policy.max_backoff,
+        ),
+    )
+
+
+def aim_ms() -> int:
+    """The lag that a stream aims at."""
+    return load().replication.max_replication_delay

@@ -1,0 +1,124 @@
+"""The stream as a flow: always at work, followed when it dies, seen by those who look."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from entrepot.clock import new_id
+from entrepot.objects.open import open_objects
+from tests.running import Json, Running, wait_for
+
+
+def at_each(stack: Running, work: Any, sites: tuple[str, ...] = ("site-a", "site-b")) -> None:
+    """Do something with the objects of sites, one after the other."""
+
+    async def do() -> None:
+        for site in stack.config.sites():
+            if site.name in sites:
+                async with open_objects(stack.config, site) as objects:
+                    await work(objects)
+
+    asyncio.run(do())
+
+
+@pytest.fixture
+def streamed(stack: Running) -> Iterator[str]:
+    """A managed, encrypted bucket at both sites, and a rule over it."""
+    bucket = f"streamed-{new_id().hex[:12]}"
+
+    async def create(objects: Any) -> None:
+        await objects.create_bucket(bucket, tenant_id="acme", encrypted=True)
+
+    at_each(stack, create)
+    stack.entrepot("replicate", "rule", "add", bucket, "--bucket", bucket)
+    yield bucket
+    stack.sql("DELETE FROM rules WHERE name = %s RETURNING name", bucket)
+    for site in ("site-a", "site-b"):
+        stack.sql("DELETE FROM outbox_consumers RETURNING name", site=site)
+        stack.sql("DELETE FROM dead_letters RETURNING id", site=site)
+        stack.sql("DELETE FROM buckets WHERE name = %s RETURNING 1", bucket, site=site)
+
+
+def put(stack: Running, bucket: str, key: str, body: bytes = b"x") -> None:
+    async def write(objects: Any) -> None:
+        await objects.put(bucket, key, body)
+
+    at_each(stack, write, ("site-a",))
+
+
+def keys_at_b(stack: Running, bucket: str) -> set[str]:
+    query = "SELECT o.key FROM objects o JOIN buckets b ON b.id = o.bucket_id WHERE b.name = %s"
+    return {row["key"] for row in stack.sql(query, bucket, site="site-b")}
+
+
+def at_work(stack: Running, rule: str) -> Json | None:
+    """The job of the rule's stream, once it ships."""
+    query = "SELECT * FROM jobs WHERE kind = 'replicate_stream' AND subject = %s ORDER BY epoch"
+    jobs = stack.sql(query, rule)
+    follows = stack.sql("SELECT name FROM outbox_consumers", site="site-a")
+    return jobs[-1] if jobs and follows and jobs[-1]["state"] == "running" else None
+
+
+def test_what_is_written_is_brought_and_a_run_that_dies_is_followed(
+    stack: Running, streamed: str
+) -> None:
+    run_id = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 120})
+    job = wait_for(lambda: at_work(stack, streamed))
+    assert job["flow_run_id"] == run_id
+    put(stack, streamed, "first/k")
+    wait_for(lambda: keys_at_b(stack, streamed) == {"first/k"})
+    wait_for(lambda: stack.json("replicate", "lag", streamed)[0]["waiting"] == 0)
+    process = stack.flow_process(run_id)
+    assert process
+    os.kill(process.pid, signal.SIGKILL)
+    put(stack, streamed, "second/k")
+    lags = stack.json("replicate", "lag", streamed)
+    [behind] = [lag for lag in lags if lag["source"] == "site-a"]
+    assert (behind["target"], behind["prefix"], behind["waiting"]) == ("site-b", "second/", 1)
+    # The automation starts the next one, for every rule, once the worker has told of the crash.
+    stack.ended(run_id, "CRASHED")
+    wait_for(lambda: keys_at_b(stack, streamed) == {"first/k", "second/k"})
+    follower = wait_for(lambda: at_work(stack, streamed))
+    assert follower["flow_run_id"] != run_id and follower["epoch"] > job["epoch"]
+    # A run that is started takes over, and the one before ends well.
+    last = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 15})
+    wait_for(lambda: (at_work(stack, streamed) or {}).get("flow_run_id") == last)
+    if stack.run(follower["flow_run_id"])["state_type"] == "RUNNING":  # it has other rules
+        path = f"/flow_runs/{follower['flow_run_id']}/set_state"
+        stack.api("POST", path, state={"type": "CANCELLING"})
+    put(stack, streamed, "third/k")
+    wait_for(lambda: "third/k" in keys_at_b(stack, streamed))
+    stack.ended(last)
+    [row] = stack.table(last, "stream-report")
+    assert (row["rule"], row["dead"]) == (streamed, 0)
+    [chart] = [
+        each["data"]
+        for each in stack.of_run("artifacts", last)
+        if each["key"] == f"stream-{streamed}"
+    ]
+    assert "Lag in the last hour" in chart
+
+
+def test_dead_letters_are_shown_and_sent_again(stack: Running, streamed: str) -> None:
+    for site in ("site-a", "site-b"):
+        stack.sql("DELETE FROM outbox_consumers RETURNING name", site=site)
+    query = "UPDATE buckets SET tenant_id = %s WHERE name = %s RETURNING name"
+    stack.sql(query, "another", streamed, site="site-b")
+    run_id = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 30})
+    wait_for(lambda: at_work(stack, streamed))
+    put(stack, streamed, "k")
+    [letter] = wait_for(lambda: stack.json("replicate", "dead-letters"))
+    assert (letter["bucket"], letter["key"], letter["target"]) == (streamed, "k", "site-b")
+    assert "another tenant" in letter["reason"]
+    stack.sql(query, "acme", streamed, site="site-b")
+    said = stack.entrepot("replicate", "dead-letters", "retry", "site-a", code=2)
+    assert "not the id of a dead letter" in said.stderr
+    stack.entrepot("replicate", "dead-letters", "retry", letter["id"])
+    wait_for(lambda: keys_at_b(stack, streamed) == {"k"})
+    assert stack.json("replicate", "dead-letters") == []
+    assert stack.entrepot("replicate", "dead-letters", "retry", "--all").stdout == "0 put back\n"
+    stack.ended(run_id)
