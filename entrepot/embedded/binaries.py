@@ -1,4 +1,4 @@
-"""Where the server and client programs for MinIO come from.
+"""Where the programs come from: MinIO's server and client, and a server that is not MinIO.
 
 Each is looked up in its environment variable, on PATH, in our cache, and built once from source
 otherwise, because there is no prebuilt program to download any more. Versions are pinned.
@@ -38,6 +38,13 @@ MC = Program(
     version="v0.0.0-20250313080218-cf909e1063a9",
     variable="ENTREPOT_MC",
 )
+# A gateway over a directory, by other people: what our rules must also hold with.
+VERSITYGW = Program(
+    name="versitygw",
+    module="github.com/versity/versitygw/cmd/versitygw",
+    version="v1.8.0",
+    variable="ENTREPOT_VERSITYGW",
+)
 
 
 def minio(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
@@ -48,6 +55,11 @@ def minio(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
 def mc(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
     """The MinIO client program; builds it if need be. Raises ``SetupError``."""
     return _find(MC, progress)
+
+
+def versitygw(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
+    """The Versity S3 gateway; builds it if need be (a minute). Raises ``SetupError``."""
+    return _find(VERSITYGW, progress)
 
 
 def _find(program: Program, progress: Callable[[str], None]) -> Path:
