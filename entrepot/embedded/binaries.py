@@ -5,6 +5,7 @@ otherwise, because there is no prebuilt program to download any more. Versions a
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from entrepot.errors import SetupError
 
 @dataclass(frozen=True)
 class Program:
-    """A Go program: its name, which it says when asked for its version, and where it is from."""
+    """A Go program and where it is from; ``says`` is how its answer to ``--version`` begins."""
 
     name: str
     module: str
     version: str
     variable: str
+    says: str
 
 
 # The last public commit of each.
@@ -31,12 +33,15 @@ MINIO = Program(
     module="github.com/minio/minio",
     version="v0.0.0-20260212201848-7aac2a2c5b7c",
     variable="ENTREPOT_MINIO",
+    # Its own file name first, which has a version in our cache.
+    says=r"minio\S* version ",
 )
 MC = Program(
     name="mc",
     module="github.com/minio/mc",
     version="v0.0.0-20250313080218-cf909e1063a9",
     variable="ENTREPOT_MC",
+    says=r"mc\S* version ",  # Midnight Commander, also ``mc``, says neither
 )
 # A gateway over a directory, by other people: what our rules must also hold with.
 VERSITYGW = Program(
@@ -44,6 +49,7 @@ VERSITYGW = Program(
     module="github.com/versity/versitygw/cmd/versitygw",
     version="v1.8.0",
     variable="ENTREPOT_VERSITYGW",
+    says=r"Version +: .*\nBuild ",
 )
 
 
@@ -90,6 +96,4 @@ def _is(program: Program, path: str) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    # It says its own file name first, which has a version in our cache. Midnight Commander, also
-    # ``mc``, says neither.
-    return told.stdout.startswith(program.name) and " version " in told.stdout
+    return re.match(program.says, told.stdout) is not None

@@ -3,7 +3,7 @@
 import click
 
 from entrepot.cli.replicate.jobs import jobs_command
-from entrepot.cli.replicate.rule import rule_group
+from entrepot.cli.replicate.rule.group import rule_group
 from entrepot.cli.replicate.run import run_command
 
 
