@@ -20,7 +20,7 @@ from entrepot.catalog.connect import Catalog
 from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.catalog.rules import save_rule
 from entrepot.catalog.sites import upsert_site
-from entrepot.replication.sites import probe
+from entrepot.replication.probe import probe
 from entrepot.store.protocol import Capability
 from entrepot.store.s3 import S3Store
 
@@ -69,7 +69,7 @@ async def _capabilities(site: dict[str, Any]) -> frozenset[Capability]:
         region=site["region"],
     )
     try:
-        return await probe(store)
+        return (await probe(store)).capabilities
     finally:
         await store.close()
 

@@ -21,7 +21,8 @@
     └── RetryableError
         ├── Unavailable
         ├── Throttled
-        └── Busy
+        ├── Busy
+        └── Paused
 
 Messages are lower case and have no full stop. ``hint`` is the command to type or the setting to
 change. Extra fields (``bucket=``, ``key=``, ``version=``, ...) are kept in ``fields``. All of it
@@ -143,6 +144,10 @@ class Throttled(RetryableError):
 
 class Busy(RetryableError):
     """Somebody else holds the lease."""
+
+
+class Paused(RetryableError):
+    """The rule rests: paused, disabled or in a maintenance window."""
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from tasks.replication import (
     open_rules,
     progress_of,
     release_bucket,
+    rest,
     sweep_shard,
 )
 
@@ -180,6 +181,8 @@ def _replicate_bucket(
     *,
     show: Callable[[float], None],
 ) -> tuple[BucketReport, list[dict[str, str]]]:
+    if not request.dry_run:
+        rest(rule)
     began = SYSTEM_CLOCK.monotonic()
     job = begin_bucket(
         rule,

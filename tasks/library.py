@@ -10,6 +10,7 @@ import atexit
 import threading
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -19,13 +20,18 @@ from prefect.client.schemas.objects import State, TaskRun
 from blocks.catalog import CONTROL, load_dsn
 from blocks.s3_site import load_address
 from entrepot.catalog.connect import Catalog
+from entrepot.catalog.rules import get_rule
+from entrepot.catalog.sites import Site as KnownSite
+from entrepot.catalog.sites import list_sites
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.config import load
 from entrepot.errors import is_retryable
 from entrepot.objects.open import open_objects
 from entrepot.objects.service import Objects
-from entrepot.replication.run import open_sites
+from entrepot.replication.run import Address, open_sites
 from entrepot.replication.sites import Site
+from entrepot.replication.standing import Standing
+from entrepot.store.protocol import Capability
 
 try:
     from uvloop import new_event_loop
@@ -40,7 +46,8 @@ CLOSE_TIMEOUT_S = 10.0
 _lock = threading.Lock()
 _spans: list[tuple[float, float]] = []
 _catalogs: dict[str, Catalog] = {}
-_sites: dict[tuple[tuple[str, ...], int], tuple[Site, ...]] = {}
+_sites: dict[tuple[str, tuple[str, ...], int], tuple[Site, ...]] = {}
+_standing: dict[str, Standing] = {}
 _objects: dict[str, asyncio.Future[Objects]] = {}
 _opened = AsyncExitStack()
 
@@ -81,14 +88,40 @@ async def catalog(name: str = CONTROL) -> Catalog:
     return _catalogs[name]
 
 
-async def sites(names: Sequence[str], *, workers: int) -> tuple[Site, ...]:
-    """The sites in the blocks ``entrepot-site/NAME``, by rank, connected once a process."""
-    key = tuple(names), workers
+async def standing(rule: str) -> Standing:
+    """The rule as it stands, watched once a process for all its tasks."""
+    control = await catalog()
+    found = await get_rule(control, name=rule)
+    if rule not in _standing:
+        _standing[rule] = Standing(control, found)
+        await _opened.enter_async_context(_standing[rule])
+    return _standing[rule]
+
+
+async def sites(names: Sequence[str], *, workers: int, rule: str = "") -> tuple[Site, ...]:
+    """The sites in the blocks ``entrepot-site/NAME``, by rank, connected once a process.
+
+    What an endpoint can do is what its latest probe left in Postgres, else what the block says.
+    With a ``rule``, its limits hold for all that is asked of them.
+    """
+    key = rule, tuple(names), workers
     if key not in _sites:
-        addresses = [await asyncio.to_thread(load_address, name) for name in names]
+        known = {site.name: site for site in await list_sites(await catalog())}
+        addresses = [
+            _probed(await asyncio.to_thread(load_address, name), known.get(name)) for name in names
+        ]
+        purse = (await standing(rule)).budget if rule else None
         if key not in _sites:
-            _sites[key] = await _opened.enter_async_context(open_sites(addresses, workers=workers))
+            _sites[key] = await _opened.enter_async_context(
+                open_sites(addresses, workers=workers, purse=purse)
+            )
     return _sites[key]
+
+
+def _probed(address: Address, known: KnownSite | None) -> Address:
+    if known is None or known.probed_at is None or known.endpoint != address.endpoint:
+        return address
+    return replace(address, capabilities=frozenset(filter(known.can, Capability)))
 
 
 async def objects(site: str) -> Objects:

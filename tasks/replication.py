@@ -10,8 +10,11 @@ from prefect.tasks import exponential_backoff
 from blocks.rule import find_rule
 from entrepot.catalog import jobs
 from entrepot.catalog.rules import Rule, list_rules
+from entrepot.clock import SYSTEM_CLOCK
 from entrepot.replication import run as replication
-from tasks.library import catalog, run, sites, worth_retrying
+from entrepot.replication.hours import in_turn
+from entrepot.replication.promises import check_swept
+from tasks.library import catalog, run, sites, standing, worth_retrying
 
 RETRY: dict[str, Any] = {
     "retries": 3,
@@ -26,15 +29,31 @@ SHORT_S = 120
 
 @task(task_run_name="open rules", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
 def open_rules(name: str) -> tuple[Rule, ...]:
-    """The named rule, or every enabled one where the name is empty."""
+    """The named rule; where the name is empty every one that may run, those that rest last.
+
+    A rule that is disabled, or paused until somebody resumes it, is only run by its name.
+    """
 
     async def find() -> tuple[Rule, ...]:
         control = await catalog()
         if name:
             return (await find_rule(name, catalog=control),)
-        return tuple(rule for rule in await list_rules(control) if rule.enabled)
+        now = SYSTEM_CLOCK.now()
+        return tuple(in_turn(await list_rules(control), now))
 
     return run(find())
+
+
+def rest(rule: Rule) -> None:
+    """Wait until the rule may run (no task: it may take hours); ``Paused`` where none knows when.
+
+    Whoever runs a rule calls this first, since an endpoint in maintenance answers nothing.
+    """
+
+    async def wait() -> None:
+        await (await standing(rule.name)).wait()
+
+    run(wait())
 
 
 @task(task_run_name="claim {bucket}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
@@ -45,9 +64,10 @@ def begin_bucket(
     who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
 
     async def begin() -> replication.BucketJob:
+        check_swept(rule)
         return await replication.begin(
             await catalog(),
-            await sites(rule.sites, workers=workers),
+            await sites(rule.sites, workers=workers, rule=rule.name),
             rule=rule.name,
             bucket=bucket,
             prefix=prefix,
@@ -75,13 +95,14 @@ def sweep_shard(
         control = await catalog()
         return await replication.sweep_shard(
             control,
-            await sites(site_names, workers=workers),
+            await sites(site_names, workers=workers, rule=job.rule),
             job=job,
             # A retry goes on from the cursor, not from what the flow once read.
             shard=(await jobs.shards(control, job.claim))[shard.number],
             batch_size=batch_size,
             workers=workers,
             dry_run=dry_run,
+            standing=await standing(job.rule),
         )
 
     return run(sweep())

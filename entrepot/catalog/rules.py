@@ -1,30 +1,32 @@
-"""Rules: which buckets, under which prefix, are kept equal across which sites.
+"""Rules as they stand: which buckets are kept equal across which sites, how, and whether now.
 
-Invariant: a rule names two or more known sites and one or more buckets, each once.
+Invariant: a rule names known sites, and what is stored is a whole ``RuleSpec``. Pausing and
+enabling are apart from what a rule says, so editing it neither starts nor stops it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, delete, func, select
+from sqlalchemy import Row, Update, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
-from entrepot.errors import InvalidInput, NotFound
+from entrepot.catalog.rule import RuleName, RuleSpec, check_rule_name, rule_spec
+from entrepot.errors import AlreadyExists, NotFound
+
+_COLUMNS: Final = ("buckets", "prefix", "sites", "mode")  # asked for in SQL; the rest are terms
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule; ``prefix`` "" means whole buckets."""
+class Rule(RuleSpec):
+    """One rule; ``paused_until`` ends a pause by itself, without it only a person does."""
 
-    name: str
-    buckets: tuple[str, ...]
-    prefix: str
-    sites: tuple[str, ...]
+    name: RuleName
     enabled: bool
+    paused: bool = False
+    paused_until: datetime | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -35,26 +37,67 @@ async def save_rule(
     name: str,
     buckets: Sequence[str],
     sites: Sequence[str],
-    prefix: str = "",
     enabled: bool = True,
+    **terms: Any,
 ) -> Rule:
-    """Add the rule or replace it; ``NotFound`` names a site that is not known."""
-    _check_distinct("buckets", buckets, least=1)
-    _check_distinct("sites", sites, least=2)
-    values = {"buckets": list(buckets), "sites": list(sites), "prefix": prefix, "enabled": enabled}
-    statement = (
-        insert(t.Rule)
-        .values(name=name, **values)
-        .on_conflict_do_update(
-            index_elements=[t.Rule.name], set_={**values, "updated_at": func.now()}
-        )
-        .returning(*t.Rule.__table__.c)
-    )
+    """Add the rule or replace it; ``terms`` are the other fields of ``RuleSpec``.
+
+    Raises ``InvalidInput`` naming each field that is wrong, ``NotFound`` for an unknown site.
+    """
+    spec = rule_spec({"buckets": tuple(buckets), "sites": tuple(sites), **terms})
+    return await put_rule(catalog, name=name, spec=spec, enabled=enabled)
+
+
+async def put_rule(
+    catalog: Catalog, *, name: str, spec: RuleSpec, enabled: bool = True, new: bool = False
+) -> Rule:
+    """Add the rule or replace what it says; ``new``: ``AlreadyExists`` where there is one."""
+    check_rule_name(name)
+    values = {**_values(spec), "enabled": enabled}
+    adding = insert(t.Rule).values(name=name, **values)
+    changing = {**values, "updated_at": func.now()}
+    statement = adding.on_conflict_do_nothing()
+    if not new:
+        statement = adding.on_conflict_do_update(index_elements=[t.Rule.name], set_=changing)
     async with catalog.begin() as connection:
-        known = await connection.scalars(select(t.Site.name).where(t.Site.name.in_(sites)))
-        for site in sorted(set(sites) - set(known)):
-            raise NotFound("no such site", hint="entrepot site list", site=site, rule=name)
-        return _rule((await connection.execute(statement)).one())
+        await _check_sites(connection, spec, rule=name)
+        answer = await connection.execute(statement.returning(*t.Rule.__table__.c))
+        row = answer.one_or_none()
+        if row is None:
+            raise AlreadyExists(
+                "there is such a rule already", hint=f"entrepot replicate rule edit {name}"
+            )
+        return _rule(row)
+
+
+async def change_rule(
+    catalog: Catalog, *, name: str, change: Callable[[Rule], RuleSpec]
+) -> tuple[Rule, Rule]:
+    """Let ``change`` say it anew; the rule before and after. Two changes come one by one."""
+    async with catalog.begin() as connection:
+        query = select(t.Rule).where(t.Rule.name == name).with_for_update()
+        row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            raise _unknown(name)
+        before = _rule(row)
+        spec = change(before)
+        await _check_sites(connection, spec, rule=name)
+        return before, _rule((await connection.execute(_update(name, **_values(spec)))).one())
+
+
+async def set_enabled(catalog: Catalog, *, name: str, enabled: bool) -> Rule:
+    """Switch the rule on or off; ``NotFound`` without such a rule."""
+    return await _set(catalog, name, enabled=enabled)
+
+
+async def pause(catalog: Catalog, *, name: str, until: datetime | None = None) -> Rule:
+    """Let the rule rest until then, or until ``resume``; an earlier pause is replaced."""
+    return await _set(catalog, name, paused=True, paused_until=until)
+
+
+async def resume(catalog: Catalog, *, name: str) -> Rule:
+    """End a pause; nothing happens where there is none."""
+    return await _set(catalog, name, paused=False, paused_until=None)
 
 
 async def get_rule(catalog: Catalog, *, name: str) -> Rule:
@@ -81,23 +124,35 @@ async def delete_rule(catalog: Catalog, *, name: str) -> None:
             raise _unknown(name)
 
 
-def _check_distinct(what: str, names: Sequence[str], *, least: int) -> None:
-    if len(set(names)) != len(names) or len(names) < least or not all(map(_is_name, names)):
-        raise InvalidInput(
-            f"a rule needs {least} or more {what}, each once",
-            hint=f"--{what[:-1]} may be given several times",
-            given=list(names),
-        )
+async def _check_sites(connection: AsyncConnection, spec: RuleSpec, *, rule: str) -> None:
+    known = await connection.scalars(select(t.Site.name).where(t.Site.name.in_(spec.sites)))
+    for site in sorted(set(spec.sites) - set(known)):
+        raise NotFound("no such site", hint="entrepot site list", site=site, rule=rule)
 
 
-def _is_name(name: str) -> bool:
-    return 0 < len(name) <= 63  # S3's limit for a bucket; sites bear it too
+async def _set(catalog: Catalog, name: str, **values: Any) -> Rule:
+    async with catalog.begin() as connection:
+        row = (await connection.execute(_update(name, **values))).one_or_none()
+    if row is None:
+        raise _unknown(name)
+    return _rule(row)
+
+
+def _update(name: str, **values: Any) -> Any:
+    statement: Update = update(t.Rule).where(t.Rule.name == name)
+    return statement.values(**values, updated_at=func.now()).returning(*t.Rule.__table__.c)
 
 
 def _unknown(name: str) -> NotFound:
     return NotFound("no such rule", hint="entrepot replicate rule list", rule=name)
 
 
+def _values(spec: RuleSpec) -> dict[str, Any]:
+    said = spec.model_dump(mode="json", include=set(RuleSpec.model_fields))
+    columns = {name: said.pop(name) for name in _COLUMNS}
+    return {**columns, "terms": said}
+
+
 def _rule(row: Row[Any]) -> Rule:
     fields = dict(row._mapping)
-    return Rule(**{**fields, "buckets": tuple(row.buckets), "sites": tuple(row.sites)})
+    return Rule(**{**fields.pop("terms"), **fields})

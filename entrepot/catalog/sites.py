@@ -30,6 +30,17 @@ class Site:
     capabilities: Mapping[str, Any]
     probed_at: datetime | None
 
+    def can(self, capability: str) -> bool:
+        """Whether the last probe saw the endpoint do it."""
+        found = self.capabilities.get(capability)
+        # A mere yes is what the first version of the probe left.
+        return found is True or (isinstance(found, Mapping) and found.get("can") is True)
+
+    def saw(self, capability: str) -> str:
+        """What the last probe saw of it."""
+        found = self.capabilities.get(capability)
+        return str(found.get("saw", "")) if isinstance(found, Mapping) else "not probed"
+
 
 async def upsert_site(
     catalog: Catalog, *, name: str, endpoint: str, region: str, rank: int

@@ -46,6 +46,9 @@ REPORT_MAX_BYTES = 1 << 20
 SMALL_JSON_MAX_BYTES = 64 << 10
 SECRET_MAX_BYTES = 4096
 CERTIFICATE_MAX_BYTES = 8 << 20
+SCOPES_MAX = 20
+TERMS_MAX_BYTES = 256 << 10
+"""Prefixes with a policy of their own may be as long as keys."""
 
 
 _CONSTRAINT_NAMES = {
@@ -161,6 +164,8 @@ class Rule(ControlBase):
         *_names("buckets", 1, BUCKETS_MAX),
         *_names("sites", 2, SITES_MAX),
         _at_most("prefix", KEY_MAX_BYTES),
+        CheckConstraint("paused_until IS NULL OR paused", name="paused_until"),
+        _json_at_most("terms", TERMS_MAX_BYTES),
     )
     name: Mapped[Name] = mapped_column(primary_key=True)
     buckets: Mapped[list[str]] = mapped_column(ARRAY(Text))
@@ -169,6 +174,40 @@ class Rule(ControlBase):
     enabled: Mapped[bool]
     created_at: Mapped[ServerTime]
     updated_at: Mapped[ServerTime]
+    mode: Mapped[Name] = mapped_column(server_default=text("'active-active'"))
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    paused_until: Mapped[datetime | None]
+    terms: Mapped[JsonObject]  # the rest of what ``catalog.rule`` lets a rule say
+
+
+class RuleBudget(ControlBase):
+    """Until when the bytes and requests of a rule are given out, over all workers."""
+
+    __tablename__ = "rule_budgets"
+    rule: Mapped[Name] = mapped_column(
+        ForeignKey("rules.name", ondelete="CASCADE"), primary_key=True
+    )
+    bytes_until: Mapped[datetime]
+    requests_until: Mapped[datetime]
+
+
+class ApiToken(ControlBase):
+    """Who may call the API; of the token itself only a digest is kept."""
+
+    __tablename__ = "api_tokens"
+    __table_args__ = (
+        _not_empty("name"),
+        UniqueConstraint("name"),
+        *_names("scopes", 1, SCOPES_MAX),
+        CheckConstraint("token_sha256 ~ '^[0-9a-f]{64}$'", name="token_sha256"),
+    )
+    id: Mapped[Name] = mapped_column(primary_key=True)
+    name: Mapped[Name]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    token_sha256: Mapped[Name]
+    created_at: Mapped[ServerTime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
 
 
 class Job(ControlBase):

@@ -43,6 +43,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "replicate": ("entrepot.cli.replicate.group:replicate_group", "Rules, and sweeps of them."),
     "quota": ("entrepot.cli.quota:quota_group", "Count and show what tenants hold."),
     "webhook": ("entrepot.cli.webhook:webhook", "Let others start deployments."),
+    "token": ("entrepot.cli.token:token_group", "Let programs call the API."),
     "config": ("entrepot.cli.config:config", "Show the effective settings."),
 }
 

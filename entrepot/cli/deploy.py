@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from entrepot.cli.common import config_option, open_store, run
+from entrepot.cli.common import config_option, run
+from entrepot.cli.probing import probe_and_store
 
 if TYPE_CHECKING:
     from entrepot.config import Config
@@ -45,9 +46,6 @@ async def _prepare(config: "Config", progress: Callable[[str], None]) -> dict[st
     """Migrate every catalog and probe every site; returns each site's capabilities."""
     from entrepot.catalog.connect import Catalog
     from entrepot.catalog.migrate import CatalogKind, migrate
-    from entrepot.catalog.sites import set_capabilities, upsert_site
-    from entrepot.clock import SYSTEM_CLOCK
-    from entrepot.replication.sites import probe
 
     progress("catalogs")
     await migrate(config.database_url(), kind=CatalogKind.CONTROL)
@@ -57,23 +55,6 @@ async def _prepare(config: "Config", progress: Callable[[str], None]) -> dict[st
     async with Catalog.open(config.database_url()) as catalog:
         for site in config.sites():
             progress(f"site {site.name}")
-            store = open_store(site)
-            try:
-                capabilities = await probe(store)
-            finally:
-                await store.close()
-            found[site.name] = sorted(map(str, capabilities))
-            await upsert_site(
-                catalog,
-                name=site.name,
-                endpoint=site.endpoint,
-                region=site.region,
-                rank=site.rank,
-            )
-            await set_capabilities(
-                catalog,
-                name=site.name,
-                capabilities=dict.fromkeys(found[site.name], True),
-                probed_at=SYSTEM_CLOCK.now(),
-            )
+            probed = await probe_and_store(catalog, site)
+            found[site.name] = sorted(map(str, probed.capabilities))
     return found

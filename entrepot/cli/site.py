@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from entrepot.cli.common import answer, config_option, json_option, open_store, run
+from entrepot.cli.common import answer, config_option, json_option, run
+from entrepot.cli.probing import probe_and_store
 
 
 @click.group("site")
@@ -20,6 +21,7 @@ def list_command(*, config_path: Path | None, as_json: bool) -> None:
     from entrepot.catalog.connect import Catalog
     from entrepot.catalog.sites import list_sites
     from entrepot.config import load
+    from entrepot.store.protocol import Capability
 
     async def read() -> list[dict[str, object]]:
         async with Catalog.open(load(config_path).database_url()) as catalog:
@@ -29,7 +31,7 @@ def list_command(*, config_path: Path | None, as_json: bool) -> None:
                     "rank": site.rank,
                     "endpoint": site.endpoint,
                     "region": site.region,
-                    "capabilities": sorted(site.capabilities),
+                    "capabilities": sorted(filter(site.can, Capability)),
                     "probed_at": site.probed_at,
                 }
                 for site in await list_sites(catalog)
@@ -43,22 +45,27 @@ def list_command(*, config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def probe_command(*, name: str, config_path: Path | None, as_json: bool) -> None:
-    """Find out what the endpoint of site NAME can do, in a scratch bucket that is removed."""
+    """Find out what the endpoint of site NAME can do, and store it with what was seen.
+
+    It is tried in scratch buckets that are removed again: write, list, keep versions, write on
+    condition, keep ids and times of ours, tags, batches, locks.
+    """
+    from entrepot.catalog.connect import Catalog
     from entrepot.config import load
     from entrepot.errors import InvalidInput
-    from entrepot.replication.sites import probe
-    from entrepot.store.protocol import Capability
+    from entrepot.replication.probe import Probed
 
-    sites = {site.name: site for site in load(config_path).sites()}
+    config = load(config_path)
+    sites = {site.name: site for site in config.sites()}
     if name not in sites:
         raise InvalidInput(f"there is no site {name}", hint=f"one of: {', '.join(sites)}")
 
-    async def ask() -> list[dict[str, object]]:
-        store = open_store(sites[name])
-        try:
-            found = await probe(store)
-        finally:
-            await store.close()
-        return [{"capability": str(each), "can": each in found} for each in Capability]
+    async def ask() -> Probed:
+        async with Catalog.open(config.database_url()) as catalog:
+            return await probe_and_store(catalog, sites[name])
 
-    answer(run(ask()), as_json=as_json, empty="")
+    rows = [
+        {"capability": capability, "can": found.can, "saw": found.saw}
+        for capability, found in run(ask()).findings.items()
+    ]
+    answer(rows, as_json=as_json, empty="")

@@ -1,10 +1,11 @@
-"""Where the server and client programs for MinIO come from.
+"""Where the programs come from: MinIO's server and client, and a server that is not MinIO.
 
 Each is looked up in its environment variable, on PATH, in our cache, and built once from source
 otherwise, because there is no prebuilt program to download any more. Versions are pinned.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from entrepot.errors import SetupError
 
 @dataclass(frozen=True)
 class Program:
-    """A Go program: its name, which it says when asked for its version, and where it is from."""
+    """A Go program and where it is from; ``says`` is how its answer to ``--version`` begins."""
 
     name: str
     module: str
     version: str
     variable: str
+    says: str
 
 
 # The last public commit of each.
@@ -31,12 +33,23 @@ MINIO = Program(
     module="github.com/minio/minio",
     version="v0.0.0-20260212201848-7aac2a2c5b7c",
     variable="ENTREPOT_MINIO",
+    # Its own file name first, which has a version in our cache.
+    says=r"minio\S* version ",
 )
 MC = Program(
     name="mc",
     module="github.com/minio/mc",
     version="v0.0.0-20250313080218-cf909e1063a9",
     variable="ENTREPOT_MC",
+    says=r"mc\S* version ",  # Midnight Commander, also ``mc``, says neither
+)
+# A gateway over a directory, by other people: what our rules must also hold with.
+VERSITYGW = Program(
+    name="versitygw",
+    module="github.com/versity/versitygw/cmd/versitygw",
+    version="v1.8.0",
+    variable="ENTREPOT_VERSITYGW",
+    says=r"Version +: .*\nBuild ",
 )
 
 
@@ -48,6 +61,11 @@ def minio(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
 def mc(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
     """The MinIO client program; builds it if need be. Raises ``SetupError``."""
     return _find(MC, progress)
+
+
+def versitygw(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
+    """The Versity S3 gateway; builds it if need be (a minute). Raises ``SetupError``."""
+    return _find(VERSITYGW, progress)
 
 
 def _find(program: Program, progress: Callable[[str], None]) -> Path:
@@ -78,6 +96,4 @@ def _is(program: Program, path: str) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    # It says its own file name first, which has a version in our cache. Midnight Commander, also
-    # ``mc``, says neither.
-    return told.stdout.startswith(program.name) and " version " in told.stdout
+    return re.match(program.says, told.stdout) is not None

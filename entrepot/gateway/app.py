@@ -13,11 +13,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from entrepot.catalog.connect import Catalog
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import EntrepotError
+from entrepot.gateway.api.app import API_PATH, make_api
+from entrepot.gateway.api.gate import Gate
 from entrepot.gateway.facts import Facts
 from entrepot.gateway.prefect_api import PrefectApi
 from entrepot.gateway.sealing import Sealer
@@ -49,6 +51,7 @@ def create_app(
     """
     metrics = metrics or Metrics()
     facts = Facts(control=control, sites=sites, clock=clock)
+    api = make_api(control=control, prefect=prefect, metrics=metrics, clock=clock)
     webhooks = Webhooks(control, prefect, sealer, metrics, clock, body_timeout_s)
 
     async def healthz(_: Request) -> Response:
@@ -80,6 +83,7 @@ def create_app(
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
         Route("/webhooks/{name}", webhooks.deliver, methods=["POST"]),
+        Mount(API_PATH, app=Gate(api, control, metrics, clock, body_timeout_s)),
     ]
     if serve_metrics:
         routes.append(Route("/metrics", scrape, methods=["GET"]))

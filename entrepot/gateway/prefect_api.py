@@ -10,7 +10,7 @@ level deep, so ``{"request": {"dry_run": True}}`` keeps the other defaults of ``
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -61,6 +61,7 @@ class FlowRun:
     url: str
     state: str
     message: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
@@ -237,6 +238,7 @@ class PrefectApi:
             url=self.run_url(str(found["id"])),
             state=str(state.get("type") or found.get("state_type") or "PENDING"),
             message=str(state.get("message") or ""),
+            parameters=found.get("parameters") or {},
         )
 
     def run_url(self, flow_run_id: str) -> str:

@@ -27,10 +27,12 @@ GRACE_S: Final = 10
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose head does not arrive in time; uvicorn waits."""
+    """HTTP/1.1 that closes a connection whose head, or answered body, does not end in time."""
 
     head_timeout_s = HEAD_TIMEOUT_S
+    rest_timeout_s: float = KEEP_ALIVE_S
     _head_timer: asyncio.TimerHandle | None = None
+    _rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,16 +41,32 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch_head()
+        self._watch_rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_watching()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:
             self._stop_watching()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_late)
+
+    def _watch_rest(self) -> None:
+        """A body that was answered already ends in time, or its connection does.
+
+        uvicorn counts its own time anew with each piece that arrives, so one that never ends
+        would be read for ever.
+        """
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered and self.conn.their_state is h11.SEND_BODY and self._rest_timer is None:
+            self._rest_timer = self.loop.call_later(self.rest_timeout_s, self.transport.close)
+        elif self._rest_timer is not None and self.conn.their_state is not h11.SEND_BODY:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _stop_watching(self) -> None:
         if self._head_timer is not None:

@@ -7,7 +7,7 @@ idempotent or conditional.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +22,13 @@ from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import Busy, InvalidInput
 from entrepot.replication.shards import cut, find_prefixes
 from entrepot.replication.sites import Site, by_rank, check_bucket
+from entrepot.replication.standing import Standing, resting
 from entrepot.replication.sweep import Options, Range, sweep
 from entrepot.replication.totals import Findings, Marks, Totals, thinned
 from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy, RetryStore
 from entrepot.store.s3 import S3Store
+from entrepot.store.throttle import Purse, ThrottledStore
 
 KIND = "replicate"
 DRY_RUN_KIND = "replicate-dry-run"  # kept apart: it settles nothing
@@ -73,9 +75,16 @@ class Outcome:
 
 @asynccontextmanager
 async def open_sites(
-    addresses: Sequence[Address], *, workers: int, retry: RetryPolicy | None = None
+    addresses: Sequence[Address],
+    *,
+    workers: int,
+    retry: RetryPolicy | None = None,
+    purse: Purse | None = None,
 ) -> AsyncIterator[tuple[Site, ...]]:
-    """Connect to every site, in rank order; ``workers`` requests at most to each, with retries."""
+    """Connect to every site, in rank order; ``workers`` requests at most to each, with retries.
+
+    ``purse`` is asked before each try of a request, see ``ThrottledStore``.
+    """
     async with AsyncExitStack() as stack:
         sites = []
         for address in addresses:
@@ -91,7 +100,9 @@ async def open_sites(
                 Site(
                     name=address.name,
                     rank=address.rank,
-                    store=RetryStore(store, retry or RetryPolicy()),
+                    store=RetryStore(
+                        ThrottledStore(store, purse) if purse else store, retry or RetryPolicy()
+                    ),
                     capabilities=address.capabilities,
                     streams=asyncio.Semaphore(max(1, workers // STREAM_SHARE)),
                 )
@@ -180,9 +191,14 @@ async def sweep_shard(
     batch_size: int,
     workers: int,
     dry_run: bool = False,
+    standing: Standing | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Outcome:
-    """Sweep one shard from its cursor to its end; counts include those of earlier holders."""
+    """Sweep one shard from its cursor to its end; counts include those of earlier holders.
+
+    Where ``standing`` says that the rule may not run, it stops before the next batch, keeps its
+    lease, and goes on from its cursor when the time has come.
+    """
     recorded, marks = Totals(), Marks()
     recorded.add(shard.counters)
     cursor = shard.cursor
@@ -203,18 +219,24 @@ async def sweep_shard(
     def horizon_ms() -> int:
         return round(clock.now().timestamp() * 1000) + SKEW_MS
 
+    options = Options(
+        batch_size=batch_size, workers=workers, horizon_ms=horizon_ms, dry_run=dry_run
+    )
     async with Lease(catalog, job.claim, lease_s=LEASE_S, release_after=False) as lease:
-        _, findings = await sweep(
-            sites,
-            job.bucket,
-            keys=Range(prefix=job.prefix, after=shard.cursor, stop_at=shard.stop_at),
-            options=Options(
-                batch_size=batch_size, workers=workers, horizon_ms=horizon_ms, dry_run=dry_run
-            ),
-            guard=lease.check,
-            checkpoint=checkpoint,
-            marks=marks,
-        )
+
+        async def from_the_cursor() -> Findings:
+            _, found = await sweep(
+                sites,
+                job.bucket,
+                keys=Range(prefix=job.prefix, after=cursor, stop_at=shard.stop_at),
+                options=options,
+                guard=_guard(lease, standing),
+                checkpoint=checkpoint,
+                marks=marks,
+            )
+            return found
+
+        findings = await resting(from_the_cursor, standing)
         await jobs.checkpoint(
             catalog,
             job.claim,
@@ -229,6 +251,17 @@ async def sweep_shard(
         findings=tuple(findings.rows),
         marks=tuple(marks.keys),
     )
+
+
+def _guard(lease: Lease, standing: Standing | None) -> Callable[[], None]:
+    """What is asked before each batch: whether the job is still ours, and may go on now."""
+
+    def check() -> None:
+        lease.check()
+        if standing is not None:
+            standing.check()
+
+    return check
 
 
 async def finish(

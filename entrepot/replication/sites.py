@@ -1,22 +1,11 @@
 """A site as replication sees it: a store, a rank, and what its endpoint was probed to do."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from entrepot.clock import new_id
-from entrepot.errors import (
-    AccessDenied,
-    BucketNotFound,
-    InvalidInput,
-    NotFound,
-    PermanentError,
-    PreconditionFailed,
-    Unsupported,
-)
-from entrepot.store.protocol import Attributes, Capability, Item, Origin, Store
-
-PROBE_TIME_MS = 1_000_000_000_000  # September 2001: no endpoint would choose it by itself
+from entrepot.errors import BucketNotFound, InvalidInput, Unsupported
+from entrepot.store.protocol import Capability, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,106 +44,6 @@ def by_rank(sites: Sequence[Site]) -> tuple[Site, ...]:
                 sites=[site.name for site in ordered],
             )
     return ordered
-
-
-async def probe(store: Store) -> frozenset[Capability]:
-    """Find out what an endpoint can do, by doing it in scratch buckets that are removed again."""
-    bucket = _scratch_name()
-    await store.create(bucket, versioned=True)
-    try:
-        found = await _probe(store, bucket)
-    finally:
-        await _remove(store, bucket)
-    if await _locks(store):
-        found.add(Capability.LOCK)
-    return frozenset(found)
-
-
-def _scratch_name() -> str:
-    return f"entrepot-probe-{new_id().hex[:16]}"
-
-
-async def _probe(store: Store, bucket: str) -> set[Capability]:
-    found = set()
-    if await store.versioned(bucket):
-        found.add(Capability.VERSIONING)
-    await store.put(bucket, "conditional", b"1")
-    refusals = [
-        await _refusal(store.put(bucket, "conditional", b"2", if_none_match=True)),
-        await _refusal(store.put(bucket, "conditional", b"2", if_match="0" * 32)),
-    ]
-    if all(isinstance(refusal, PreconditionFailed) for refusal in refusals):
-        found.add(Capability.CONDITIONAL_WRITE)
-    origin = Origin(version_id=str(new_id()), mtime_ms=PROBE_TIME_MS)
-    if not await _refusal(store.put(bucket, "origin", b"1", origin=origin)):
-        async for page in store.versions(bucket, prefix="origin"):
-            if any(
-                (version.version_id, version.mtime_ms) == (origin.version_id, origin.mtime_ms)
-                for version in page.versions
-            ):
-                found.add(Capability.ORIGIN)
-    if not await _refusal(store.tags(bucket, "conditional")):
-        found.add(Capability.TAGS)
-    if Capability.ORIGIN in found and await _unpacks(store, bucket):
-        found.add(Capability.BATCH)
-    return found
-
-
-async def _unpacks(store: Store, bucket: str) -> bool:
-    """Whether a batch arrives with ids, times and attributes; elsewhere it is one odd object."""
-    attributes = Attributes(content_type="text/plain", metadata={"probe": "batch"})
-    items = [
-        Item(f"batch/{n}", b"1", attributes, Origin(str(new_id()), PROBE_TIME_MS + n))
-        for n in range(2)
-    ]
-    if await _refusal(store.batch(bucket, items)):
-        return False
-    for item in items:
-        try:
-            found = await store.head(bucket, item.key, version_id=item.origin.version_id)
-        except NotFound:
-            return False
-        if found.attributes != attributes:
-            return False
-    times = [
-        v.mtime_ms async for page in store.versions(bucket, prefix="batch/") for v in page.versions
-    ]
-    return times == [item.origin.mtime_ms for item in items]
-
-
-async def _locks(store: Store) -> bool:
-    """Whether a version that is held stays.
-
-    No retention is tried: it would outlast a probe whose user may not bypass it.
-    """
-    bucket = _scratch_name()
-    if await _refusal(store.create(bucket, locked=True)):
-        return False
-    try:
-        version_id = (await store.put(bucket, "lock", b"1")).version_id
-        if await _refusal(store.hold(bucket, "lock", True)):
-            return False
-        refusal = await _refusal(store.delete(bucket, "lock", version_id=version_id))
-        return isinstance(refusal, AccessDenied)
-    finally:
-        await _refusal(store.hold(bucket, "lock", False))
-        await _remove(store, bucket)
-
-
-async def _refusal(request: Awaitable[object]) -> PermanentError | None:
-    """How the endpoint refuses; one that is busy or gone has answered nothing and raises."""
-    try:
-        await request
-    except PermanentError as error:
-        return error
-    return None
-
-
-async def _remove(store: Store, bucket: str) -> None:
-    async for page in store.versions(bucket):
-        for version in page.versions:
-            await store.delete(bucket, version.key, version_id=version.version_id)
-    await store.drop(bucket)
 
 
 async def check_bucket(site: Site, bucket: str) -> None:

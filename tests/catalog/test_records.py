@@ -1,6 +1,7 @@
 """Sites, rules, tenants, buckets."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -8,7 +9,19 @@ import pytest
 
 from entrepot.catalog.buckets import adopt_bucket, list_buckets, owner_of
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.rules import delete_rule, get_rule, list_rules, save_rule
+from entrepot.catalog.rule import RuleSpec, rule_spec
+from entrepot.catalog.rules import (
+    Rule,
+    change_rule,
+    delete_rule,
+    get_rule,
+    list_rules,
+    pause,
+    put_rule,
+    resume,
+    save_rule,
+    set_enabled,
+)
 from entrepot.catalog.sites import Site, get_site, list_sites, set_capabilities, upsert_site
 from entrepot.catalog.states import BucketMode
 from entrepot.catalog.tenants import Tenant, get_tenant, list_tenants, save_tenant
@@ -54,11 +67,12 @@ async def test_capabilities_belong_to_the_endpoint(control: Catalog) -> None:
 
 async def test_rules(control: Catalog) -> None:
     await two_sites(control)
-    rule = await save_rule(control, name="r", buckets=["x", "y"], sites=["b", "a"])
-    assert (rule.buckets, rule.sites, rule.prefix, rule.enabled) == (("x", "y"), ("b", "a"), "", 1)
+    rule = await save_rule(control, name="r", buckets=["xxx", "yyy"], sites=["b", "a"])
+    assert (rule.buckets, rule.sites) == (("xxx", "yyy"), ("b", "a"))
+    assert (rule.prefix, rule.enabled, rule.paused) == ("", True, False)
     assert await get_rule(control, name="r") == rule
     changed = await save_rule(
-        control, name="r", buckets=["x"], sites=["a", "b"], prefix="logs/", enabled=False
+        control, name="r", buckets=["xxx"], sites=["a", "b"], prefix="logs/", enabled=False
     )
     assert changed.created_at == rule.created_at < changed.updated_at
     assert (changed.prefix, changed.enabled) == ("logs/", False)
@@ -69,17 +83,107 @@ async def test_rules(control: Catalog) -> None:
             await missing
 
 
+EVERYTHING = {
+    "prefix": "in/",
+    "tag_filter": {"class": "hot"},
+    "mode": "one-way",
+    "source": "a",
+    "drift": "overwrite",
+    "travels": ("metadata", "tags"),
+    "conflict": {"": "site-priority", "x/": "hook:mine"},
+    "rpo_s": 60,
+    "max_delete_share": 0.25,
+    "max_delete_count": 7,
+    "tombstone_horizon_s": 7200,
+    "bytes_per_s": "10MB",
+    "requests_per_s": 50,
+    "timetable": ("mon-fri 08:00-18:00 1MB/s",),
+    "maintenance": ("sun 02:00-04:00",),
+    "time_zone": "Europe/Berlin",
+}
+
+
+async def test_all_that_a_rule_says_comes_back(control: Catalog) -> None:
+    await two_sites(control)
+    assert set(EVERYTHING) | {"buckets", "sites"} == set(RuleSpec.model_fields)
+    rule = await save_rule(control, name="r", buckets=["xxx"], sites=["a", "b"], **EVERYTHING)
+    assert await get_rule(control, name="r") == rule
+    said = rule.spec.model_dump(mode="json", include=set(EVERYTHING))
+    assert {name: tuple(v) if isinstance(v, list) else v for name, v in said.items()} == EVERYTHING
+
+
+async def test_a_row_of_the_first_version_is_a_rule(control: Catalog) -> None:
+    await two_sites(control)
+    async with control.begin() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO rules (name, buckets, prefix, sites, enabled)"
+            " VALUES ('old', '{xxx}', '', '{a,b}', true)"
+        )
+    assert (await get_rule(control, name="old")).spec == rule_spec(
+        {"buckets": ["xxx"], "sites": ["a", "b"]}
+    )
+
+
+async def test_a_rule_is_added_once_where_that_is_asked(control: Catalog) -> None:
+    await two_sites(control)
+    spec = rule_spec({"buckets": ["xxx"], "sites": ["a", "b"]})
+    await put_rule(control, name="r", spec=spec, new=True)
+    with pytest.raises(AlreadyExists):
+        await put_rule(control, name="r", spec=spec, new=True)
+    with pytest.raises(InvalidInput):
+        await put_rule(control, name="A/B", spec=spec)
+
+
+async def test_switching_a_rule_leaves_what_it_says(control: Catalog) -> None:
+    await two_sites(control)
+    rule = await save_rule(control, name="r", buckets=["xxx"], sites=["a", "b"], prefix="in/")
+    off = await set_enabled(control, name="r", enabled=False)
+    assert (off.enabled, off.spec) == (False, rule.spec)
+    paused = await pause(control, name="r", until=PROBED)
+    assert (paused.paused, paused.paused_until, paused.enabled) == (True, PROBED, False)
+    assert (await pause(control, name="r")).paused_until is None
+    resumed = await resume(control, name="r")
+    assert (resumed.paused, resumed.paused_until) == (False, None)
+    assert await resume(control, name="r") == replaced(resumed, await get_rule(control, name="r"))
+    for call in (
+        set_enabled(control, name="x", enabled=True),
+        pause(control, name="x"),
+        resume(control, name="x"),
+    ):
+        with pytest.raises(NotFound):
+            await call
+
+
+def replaced(rule: Rule, other: Rule) -> Rule:
+    """``rule`` as changed at another time."""
+    return rule.model_copy(update={"updated_at": other.updated_at})
+
+
+async def test_two_changes_at_once_both_count(control: Catalog) -> None:
+    await two_sites(control)
+    await save_rule(control, name="r", buckets=["xxx"], sites=["a", "b"])
+
+    def more(bucket: str) -> Callable[[Rule], RuleSpec]:
+        return lambda rule: rule.spec.model_copy(update={"buckets": (*rule.buckets, bucket)})
+
+    names = [f"bucket-{number}" for number in range(6)]
+    await asyncio.gather(*(change_rule(control, name="r", change=more(bucket)) for bucket in names))
+    assert set((await get_rule(control, name="r")).buckets) == {"xxx", *names}
+    with pytest.raises(NotFound):
+        await change_rule(control, name="none", change=lambda rule: rule.spec)
+
+
 @pytest.mark.parametrize(
     ("buckets", "sites", "prefix", "error"),
     [
-        (["x"], ["a", "c"], "", NotFound),
-        (["x"], ["a"], "", InvalidInput),
-        (["x"], ["a", "a"], "", InvalidInput),
+        (["xxx"], ["a", "c"], "", NotFound),
+        (["xxx"], ["a"], "", InvalidInput),
+        (["xxx"], ["a", "a"], "", InvalidInput),
         ([], ["a", "b"], "", InvalidInput),
-        (["x", "x"], ["a", "b"], "", InvalidInput),
+        (["xxx", "xxx"], ["a", "b"], "", InvalidInput),
         (["x" * 64], ["a", "b"], "", InvalidInput),
-        ([f"x{n}" for n in range(1001)], ["a", "b"], "", InvalidInput),
-        (["x"], ["a", "b"], "é" * 513, InvalidInput),
+        ([f"xxx{n}" for n in range(1001)], ["a", "b"], "", InvalidInput),
+        (["xxx"], ["a", "b"], "é" * 513, InvalidInput),
     ],
 )
 async def test_rules_that_have_no_meaning(

@@ -34,7 +34,9 @@ def test_a_tenant_a_bucket_and_a_rule_from_nothing(stack: Running) -> None:
         "buckets": [bucket],
         "prefix": "in/",
         "sites": ["site-a", "site-b"],
+        "mode": "active-active",
         "enabled": True,
+        "now": "may run",
     }
 
 
@@ -69,7 +71,11 @@ def test_sites_and_their_capabilities(stack: Running) -> None:
     assert [row["capabilities"] for row in rows] == [expected, expected]
     assert [row["endpoint"] for row in rows] == [site.endpoint for site in stack.info.sites]
     probed = stack.json("site", "probe", "site-b")
-    assert {row["capability"] for row in probed if row["can"]} == set(expected)
+    assert {row["capability"] for row in probed if row["can"]} == {
+        *expected,
+        *("write", "list", "remove"),
+    }
+    assert all(row["saw"] for row in probed)
     buckets = stack.s3("site-b").list_buckets()["Buckets"]
     assert not [each for each in buckets if each["Name"].startswith("entrepot-probe-")]
 

@@ -13,6 +13,9 @@ from pydantic import SecretStr
 
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.migrate import CatalogKind, migrate
+from entrepot.catalog.rules import save_rule
+from entrepot.catalog.sites import set_capabilities, upsert_site
+from entrepot.catalog.tokens import Scope
 from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.gateway.app import create_app
@@ -21,6 +24,7 @@ from entrepot.gateway.registration import register
 from entrepot.gateway.sealing import Sealer
 from entrepot.gateway.signature import parse_secret, sign
 from entrepot.metrics import Metrics
+from tests.gateway.callers import ALL, As, Caller, token
 from tests.gateway.servers import Address, PrefectServer, serving
 
 DEPLOYMENT = "sweep/nightly"
@@ -91,6 +95,7 @@ def prefect_server(servers_dir: Path) -> Iterator[PrefectServer]:
     try:
         server.start()
         server.deploy("sweep", "nightly")
+        server.deploy("replicate", "nightly")
         yield server
     finally:
         server.stop()
@@ -204,3 +209,25 @@ async def sender(make_sender: MakeSender) -> Sender:
     made = await make_sender(allowed=("dry_run", "prefix", "shards"), fixed={"rule": "fixed"})
     assert isinstance(made, Sender)
     return made
+
+
+@pytest.fixture
+def caller(client: httpx.AsyncClient, address: Address) -> As:
+    return lambda text: Caller(client, f"{address.url}/api/v1", text)
+
+
+@pytest.fixture
+async def both(control: Catalog, caller: As) -> Caller:
+    """A caller that may do all."""
+    return caller((await token(control, *Scope)).text)
+
+
+@pytest.fixture
+async def rule(control: Catalog) -> str:
+    """A rule over two sites that can do all."""
+    for rank, site in enumerate(("site-a", "site-b")):
+        await upsert_site(control, name=site, endpoint=f"http://{site}", region="", rank=rank)
+        await set_capabilities(control, name=site, capabilities=ALL, probed_at=SYSTEM_CLOCK.now())
+    name = f"rule-{new_id().hex[:8]}"
+    await save_rule(control, name=name, buckets=["photos"], sites=["site-a", "site-b"])
+    return name

@@ -33,6 +33,7 @@ SCHEMA: dict[str, Any] = {
                 "prefix": {"type": "string", "default": ""},
                 "dry_run": {"type": "boolean", "default": True},
                 "shards": {"type": "integer", "minimum": 1, "maximum": 64},
+                "buckets": {"type": "array", "items": {"type": "string"}, "default": []},
                 "endpoint": {"type": "string"},
             },
             "required": ["rule"],

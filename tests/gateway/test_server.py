@@ -77,6 +77,26 @@ async def test_a_second_head_on_one_connection_is_given_up_too(
         assert await asyncio.wait_for(reader.read(), 10) == b""
 
 
+@pytest.mark.parametrize("path", ["/webhooks/none", "/api/v1/replication/force-sync"])
+async def test_a_body_that_never_ends_is_given_up_once_it_is_answered(
+    address: Address, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Each piece would start the server's own clock anew."""
+    monkeypatch.setattr(BoundedProtocol, "rest_timeout_s", 0.5)
+    async with connected(address) as (reader, writer):
+        lines = f"POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(lines.encode())
+        assert (await reader.readline()).split()[1] in (b"401", b"404")
+        ended = asyncio.ensure_future(reader.read())
+        began = SYSTEM_CLOCK.monotonic()
+        while not ended.done():
+            writer.write(b"1\r\nx\r\n")
+            await asyncio.sleep(0.05)
+            assert SYSTEM_CLOCK.monotonic() - began < 10
+        with contextlib.suppress(ConnectionError):
+            await ended
+
+
 async def test_a_long_head_is_refused(address: Address) -> None:
     async with connected(address) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * (HEAD_MAX_BYTES + 1024))

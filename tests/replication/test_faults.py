@@ -17,8 +17,9 @@ from entrepot.errors import (
     Throttled,
     Unavailable,
 )
+from entrepot.replication.probe import probe
 from entrepot.replication.run import Address, open_sites
-from entrepot.replication.sites import Site, check_bucket, probe
+from entrepot.replication.sites import Site, check_bucket
 from entrepot.store.memory import MemoryStore
 from entrepot.store.protocol import Capability, Item, Page, Version
 from entrepot.store.retry import RetryPolicy, RetryStore
@@ -352,7 +353,7 @@ async def test_ranges_that_share_connections_do_not_wait_for_each_other_for_ever
 async def test_a_probe_finds_what_minio_can(worlds: MakeWorld) -> None:
     world = worlds()
     before = {bucket["Name"] for bucket in world.s3[0].list_buckets()["Buckets"]}
-    assert await probe(world.stores[0]) == ALL
+    assert (await probe(world.stores[0])).capabilities == ALL
     assert {bucket["Name"] for bucket in world.s3[0].list_buckets()["Buckets"]} == before
 
 
@@ -369,7 +370,7 @@ async def test_a_probe_believes_only_a_lock_that_holds(
 ) -> None:
     memory = MemoryStore()
     store = Forgetful(memory) if refused is None else FaultyStore(memory, refused)
-    assert await probe(store) == ALL - {Capability.LOCK}
+    assert (await probe(store)).capabilities == ALL - {Capability.LOCK}
     assert await memory.buckets() == ()
     await store.close()
 

@@ -8,7 +8,7 @@ from entrepot.cli.replicate.certificate import (
     check_certificate_command,
 )
 from entrepot.cli.replicate.jobs import jobs_command
-from entrepot.cli.replicate.rule import rule_group
+from entrepot.cli.replicate.rule.group import rule_group
 from entrepot.cli.replicate.run import run_command
 from entrepot.cli.replicate.settings import settings_command
 from entrepot.cli.replicate.stream import lag_command, letters_group, stream_command

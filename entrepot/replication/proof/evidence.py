@@ -4,37 +4,31 @@ Invariant: a certificate is kept before anybody is given it, so none exists that
 does not know.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from entrepot import __version__
 from entrepot.catalog.certificates import save_certificate
 from entrepot.catalog.connect import Catalog
-from entrepot.errors import InvalidInput
+from entrepot.catalog.rules import Rule
+from entrepot.errors import InvalidInput, Unsupported
 from entrepot.replication.proof.certificate import Signer, sign
-from entrepot.replication.proof.record import Aspect
 from entrepot.replication.proof.statement import Verdict, Wanted, aspects_of
 
 
-class RuleLike(Protocol):
-    """What must be known of a rule."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def buckets(self) -> tuple[str, ...]: ...
-    @property
-    def prefix(self) -> str: ...
-
-
-def wanted_of(
-    rule: RuleLike, *, buckets: Sequence[str] = (), prefix: str = "", **how: Any
-) -> Wanted:
+def wanted_of(rule: Rule, *, buckets: Sequence[str] = (), prefix: str = "", **how: Any) -> Wanted:
     """What to compare of a rule: what it keeps equal, of these buckets and keys alone if named.
 
     Raises:
         InvalidInput: a bucket or prefix is outside of the rule.
+        Unsupported: the rule has a tag filter, so what it leaves at home would count as missing.
     """
+    if rule.tag_filter:
+        raise Unsupported(
+            "a rule with a tag filter cannot be proved",
+            hint="verify a rule over a prefix without one",
+            rule=rule.name,
+        )
     if outside := sorted(set(buckets) - set(rule.buckets)):
         raise InvalidInput(
             "the rule does not cover this bucket",
@@ -50,14 +44,9 @@ def wanted_of(
         rule=rule.name,
         buckets=tuple(sorted(buckets or rule.buckets)),
         prefix=max(rule.prefix, prefix, key=len),
-        aspects=_aspects(rule),
+        aspects=aspects_of(rule.travels),
         **how,
     )
-
-
-def _aspects(rule: RuleLike) -> frozenset[Aspect]:
-    travels: Collection[str] | None = getattr(rule, "travels", None)
-    return frozenset(Aspect) if travels is None else aspects_of(travels)
 
 
 async def certify(control: Catalog, verdict: Verdict, by: Signer) -> bytes:

@@ -51,6 +51,8 @@ _BY_CODE: Mapping[str, type[EntrepotError]] = {
     "BucketNotEmpty": PreconditionFailed,
     "EntityTooLarge": LimitExceeded,
     "EntityTooSmall": InvalidInput,
+    # A gateway over files: where one lies no folder can be, and the reverse. It says 409.
+    "ExistingObjectIsDirectory": InvalidInput,
     "InvalidAccessKeyId": AccessDenied,
     "InvalidDigest": InvalidInput,
     "MethodNotAllowed": NotFound,  # GET or HEAD of a delete marker by its version id
@@ -61,6 +63,7 @@ _BY_CODE: Mapping[str, type[EntrepotError]] = {
     "NoSuchVersion": NotFound,
     "NotImplemented": Unsupported,
     "ObjectLockConfigurationNotFoundError": Unsupported,
+    "ObjectParentIsFile": InvalidInput,
     "PreconditionFailed": PreconditionFailed,
     "RequestTimeTooSkewed": AccessDenied,
     "RequestTimeout": Unavailable,  # the body came too slowly; AWS says 400

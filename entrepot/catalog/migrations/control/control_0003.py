@@ -5,7 +5,7 @@ from alembic import op
 from entrepot.errors import Unsupported
 
 revision = "control_0003"
-down_revision = "control_0001"
+down_revision = "control_0002"
 
 _STATEMENTS = (
     """

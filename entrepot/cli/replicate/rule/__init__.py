@@ -1,0 +1,1 @@
+"""``entrepot replicate rule``: what is kept equal where, how, and whether now."""

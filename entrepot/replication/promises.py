@@ -1,0 +1,61 @@
+"""Whether sites can keep what a rule promises. Pure: a rule and what probes stored in, gaps out.
+
+Invariant: what a rule asks for is granted only where a probe saw every one of its sites do it; a
+site that was not probed can do nothing.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from entrepot.catalog.rule import RuleSpec, Travel
+from entrepot.catalog.sites import Site
+from entrepot.errors import Unsupported
+from entrepot.store.protocol import Capability
+
+_NEEDS: Final = {Travel.TAGS: Capability.TAGS, Travel.LOCKS: Capability.LOCK}
+
+
+def gaps(rule: RuleSpec, sites: Iterable[Site]) -> list[str]:
+    """What keeps these sites from keeping the rule, a line each; empty where nothing does."""
+    found = []
+    by_name = {site.name: site for site in sites}
+    for name in rule.sites:
+        site = by_name.get(name)
+        if site is None or site.probed_at is None:
+            found.append(f"{name} was not probed (entrepot site probe {name})")
+            continue
+        for capability, why in _needed(rule):
+            if not site.can(capability):
+                found.append(f"{name} has no {capability}, {why}: {site.saw(capability)}")
+    return found
+
+
+def check_promises(rule: RuleSpec, sites: Iterable[Site]) -> None:
+    """Refuse a rule that a site cannot keep: ``Unsupported`` with every reason."""
+    found = gaps(rule, sites)
+    if found:
+        raise Unsupported(
+            f"a site cannot keep this rule: {'; '.join(found)}",
+            hint="leave it out with --without, or choose other sites: entrepot site list",
+        )
+
+
+def check_swept(rule: RuleSpec) -> None:
+    """Refuse to sweep what a rule says and a sweep does not do yet: it would do something else."""
+    usual = RuleSpec(buckets=rule.buckets, sites=rule.sites)
+    for name in ("mode", "tag_filter", "conflict"):
+        if getattr(rule, name) != getattr(usual, name):
+            raise Unsupported(f"sweeps do not heed {name} yet", hint="entrepot replicate rule edit")
+    missing = set(usual.travels) - set(rule.travels)
+    if missing - {Travel.LOCKS} or Travel.VERSION_DELETES in rule.travels:
+        raise Unsupported("sweeps do not heed travels yet", hint="entrepot replicate rule edit")
+
+
+def _needed(rule: RuleSpec) -> list[tuple[Capability, str]]:
+    needed = [(Capability.VERSIONING, "so a losing write would be gone")]
+    for travel, capability in _NEEDS.items():
+        if travel in rule.travels:
+            needed.append((capability, f"so {travel} cannot travel"))
+    if rule.tag_filter and Travel.TAGS not in rule.travels:
+        needed.append((Capability.TAGS, "so it cannot be filtered by tags"))
+    return needed
