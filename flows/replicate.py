@@ -19,6 +19,7 @@ from entrepot.catalog.rules import Rule
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.errors import EntrepotError, IntegrityError, InvalidInput
 from entrepot.replication.run import BucketJob, Outcome
+from entrepot.replication.totals import COUNTS
 from flows import artifacts, hints
 from tasks.library import library_seconds
 from tasks.replication import (
@@ -81,9 +82,14 @@ class BucketReport(BaseModel):
     copied: int
     copied_bytes: int
     marked: int
+    removed: int
+    held: int
+    deletes: int
+    conflicts: int
     verified: int
     moved: int
     quarantined: int
+    drifted: int
     failed: int
     resumed: bool
     seconds: float
@@ -202,7 +208,7 @@ def _replicate_bucket(
         bucket=bucket,
         resumed=job.claim.resumed,
         seconds=seconds,
-        **dict(outcome.totals),
+        **{name: outcome.totals.get(name, 0) for name in COUNTS},
     )
     get_run_logger().info(
         "%s/%s: %d versions compared, %d copies (%d bytes), %d delete markers, %d verified, "

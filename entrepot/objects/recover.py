@@ -21,11 +21,12 @@ from entrepot.catalog.objects.uploads import end_upload
 from entrepot.errors import EntrepotError, NotFound, PermanentError, RetryableError
 from entrepot.objects.bodies import Digest
 from entrepot.objects.ground import End, Ground
-from entrepot.objects.marks import mark_of, to_json, unmarked
+from entrepot.objects.marks import to_json, unmarked
 from entrepot.objects.names import stored_key
 from entrepot.objects.reads import find_in_store, row_of
 from entrepot.objects.removal import carry_out
 from entrepot.objects.settle import Outcome
+from entrepot.store.marks import mark_of
 from entrepot.store.protocol import Version
 
 _BATCH = 100

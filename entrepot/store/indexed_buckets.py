@@ -14,6 +14,7 @@ from entrepot.clock import SYSTEM_CLOCK, Clock, new_id
 from entrepot.errors import InvalidInput
 from entrepot.store import check
 from entrepot.store.index import Index
+from entrepot.store.lifecycle import Expiry
 from entrepot.store.protocol import (
     Attributes,
     BucketInfo,
@@ -26,7 +27,7 @@ from entrepot.store.protocol import (
     Version,
     body_size,
 )
-from entrepot.store.records import Change, Extent, Stored, moment
+from entrepot.store.records import Change, Extent, Stored, lock_of, moment
 
 PARTS_MAX = 10_000
 """Most parts of one upload, as S3 has it."""
@@ -92,6 +93,10 @@ class IndexedBuckets:
     async def versioned(self, bucket: str) -> bool:
         return await self._ask(self._index.versioned, bucket)
 
+    async def lifecycle(self, bucket: str) -> tuple[Expiry, ...]:
+        await self.versioned(bucket)
+        return ()
+
     # Multipart uploads
 
     async def start(
@@ -156,7 +161,12 @@ class IndexedBuckets:
             self._draft(key, origin), attributes=attributes, etag=origin.etag if origin else ""
         )
         change = await self._ask(
-            self._index.complete, bucket, upload_id, draft, parts, chosen=origin is not None
+            self._index.complete,
+            bucket,
+            upload_id,
+            Stored(draft, lock=lock_of(origin)),
+            parts,
+            chosen=origin is not None,
         )
         return await self._settle(change)
 

@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from entrepot.errors import InvalidInput
+from entrepot.store.lifecycle import Expiry
 
 NULL_VERSION = "null"
 """Version id of what was written while versioning was off (S3's own word)."""
@@ -67,17 +68,39 @@ class Attributes:
     tag_count: int = 0
 
 
+class LockMode(StrEnum):
+    """Who may end a retention early: in governance mode who asks to bypass it, else nobody."""
+
+    GOVERNANCE = "governance"
+    COMPLIANCE = "compliance"
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What keeps a version from being removed; ``until`` is UTC and has whole seconds.
+
+    ``mode`` and ``until`` are given together, and stay when their time has passed.
+    """
+
+    mode: LockMode | None = None
+    until: datetime | None = None
+    hold: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Version id and time chosen by the writer; needs ``Capability.ORIGIN``.
 
     The write becomes current only if its time is the newest of its key. ``etag`` overrides the
-    computed one where the endpoint allows it ("" leaves it alone).
+    computed one where the endpoint allows it ("" leaves it alone). ``lock`` is that of the version
+    from its first moment on, for objects only; it needs a bucket with object lock, or the write is
+    ``Unsupported``. In such a bucket a version that is there already may not be written again.
     """
 
     version_id: str
     mtime_ms: int
     etag: str = ""
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,25 +325,6 @@ class Upload:
     started: datetime
 
 
-class LockMode(StrEnum):
-    """Who may end a retention early: in governance mode who asks to bypass it, else nobody."""
-
-    GOVERNANCE = "governance"
-    COMPLIANCE = "compliance"
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """What keeps a version from being removed; ``until`` is UTC and has whole seconds.
-
-    ``mode`` and ``until`` are given together, and stay when their time has passed.
-    """
-
-    mode: LockMode | None = None
-    until: datetime | None = None
-    hold: bool = False
-
-
 @runtime_checkable
 class BucketStore(Protocol):
     """Buckets, multipart uploads, tags and locks of one endpoint."""
@@ -403,6 +407,10 @@ class BucketStore(Protocol):
         A name has 1 to 128 characters and a value up to 256. An endpoint keeps ASCII letters,
         digits, blanks and ``+-=._:/@``; it may refuse other signs with ``InvalidInput``.
         """
+        ...
+
+    async def lifecycle(self, bucket: str) -> tuple[Expiry, ...]:
+        """What the bucket's own lifecycle removes: its enabled rules, but those on tags."""
         ...
 
     async def parts(self, bucket: str, key: str, upload_id: str) -> tuple[Part, ...]:
