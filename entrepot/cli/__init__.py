@@ -40,7 +40,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "entrepot.cli.keys.group:keys_group",
         "Show, rotate, rewrap and shred tenant keys; export and recover them as a kit.",
     ),
-    "replicate": ("entrepot.cli.replicate:replicate_group", "Rules, and sweeps of them."),
+    "replicate": ("entrepot.cli.replicate.group:replicate_group", "Rules, and sweeps of them."),
     "quota": ("entrepot.cli.quota:quota_group", "Count and show what tenants hold."),
     "webhook": ("entrepot.cli.webhook:webhook", "Let others start deployments."),
     "config": ("entrepot.cli.config:config", "Show the effective settings."),

@@ -1,4 +1,4 @@
-"""``entrepot replicate``: rules, and sweeps of them."""
+"""``entrepot replicate rule``: which buckets are kept equal across which sites."""
 
 from pathlib import Path
 from typing import Any
@@ -6,77 +6,9 @@ from typing import Any
 import click
 
 from entrepot.cli.common import answer, check_name, config_option, json_option, run
-from entrepot.cli.flowrun import start, wait_option
-
-DEPLOYMENT = "replicate/nightly"
 
 
-@click.group("replicate")
-def replicate_group() -> None:
-    """Keep buckets equal across sites."""
-
-
-@replicate_group.command("run")
-@click.argument("rule", required=False)
-@click.option("--bucket", "buckets", multiple=True, help="Only this bucket; may be repeated.")
-@click.option("--prefix", default="", help="Only keys that start with this.")
-@click.option("--dry-run", is_flag=True, help="Plan and count, but change nothing.")
-@wait_option
-@config_option
-@json_option
-def run_command(
-    *,
-    rule: str | None,
-    buckets: tuple[str, ...],
-    prefix: str,
-    dry_run: bool,
-    wait: bool,
-    config_path: Path | None,
-    as_json: bool,
-) -> None:
-    """Sweep RULE now (every enabled rule where it is left out), as a Prefect run."""
-    from entrepot.config import load
-
-    parameters = {
-        "rule": rule or "",
-        "buckets": list(buckets),
-        "prefix": prefix,
-        "dry_run": dry_run,
-    }
-    run(start(load(config_path), DEPLOYMENT, parameters=parameters, wait=wait, as_json=as_json))
-
-
-@replicate_group.command("jobs")
-@click.option("--most", default=20, type=click.IntRange(1, 1000), help="How many, newest first.")
-@config_option
-@json_option
-def jobs_command(*, most: int, config_path: Path | None, as_json: bool) -> None:
-    """Show the latest jobs with their state and counts."""
-    from entrepot.catalog.connect import Catalog
-    from entrepot.catalog.jobs import recent
-    from entrepot.config import load
-
-    async def read() -> list[dict[str, Any]]:
-        async with Catalog.open(load(config_path).database_url()) as catalog:
-            return [
-                {
-                    "started_at": f"{job.started_at:%Y-%m-%d %H:%M:%S}",
-                    "subject": job.subject,
-                    "state": str(job.state),
-                    "epoch": job.epoch,
-                    "lease_until": f"{job.lease_until:%H:%M:%S}",
-                    **{
-                        name: job.report.get("totals", {}).get(name, 0)
-                        for name in ("listed", "copied", "marked", "failed")
-                    },
-                }
-                for job in await recent(catalog, limit=most)
-            ]
-
-    answer(run(read()), as_json=as_json, empty="no job yet; type: entrepot replicate run")
-
-
-@replicate_group.group("rule")
+@click.group("rule")
 def rule_group() -> None:
     """Which buckets are kept equal across which sites."""
 

@@ -1,0 +1,1 @@
+"""``entrepot replicate``: rules, sweeps of them, and what they come to."""

@@ -1,0 +1,40 @@
+"""``entrepot replicate run``: a sweep as a run of Prefect."""
+
+from pathlib import Path
+
+import click
+
+from entrepot.cli.common import config_option, json_option, run
+from entrepot.cli.flowrun import start, wait_option
+
+DEPLOYMENT = "replicate/nightly"
+
+
+@click.command("run")
+@click.argument("rule", required=False)
+@click.option("--bucket", "buckets", multiple=True, help="Only this bucket; may be repeated.")
+@click.option("--prefix", default="", help="Only keys that start with this.")
+@click.option("--dry-run", is_flag=True, help="Plan and count, but change nothing.")
+@wait_option
+@config_option
+@json_option
+def run_command(
+    *,
+    rule: str | None,
+    buckets: tuple[str, ...],
+    prefix: str,
+    dry_run: bool,
+    wait: bool,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Sweep RULE now (every enabled rule where it is left out), as a Prefect run."""
+    from entrepot.config import load
+
+    parameters = {
+        "rule": rule or "",
+        "buckets": list(buckets),
+        "prefix": prefix,
+        "dry_run": dry_run,
+    }
+    run(start(load(config_path), DEPLOYMENT, parameters=parameters, wait=wait, as_json=as_json))
