@@ -72,7 +72,11 @@ class Conflict:
 async def record_conflicts(
     catalog: Catalog, found: Sequence[NewConflict], *, rule: str, bucket: str, job_id: UUID
 ) -> None:
-    """Record conflicts; those that are recorded already stay as they are."""
+    """Record conflicts; those that are recorded already stay as they are.
+
+    One of some contenders of a conflict that is recorded is that conflict, met again by who went
+    on where another was killed.
+    """
     rows = [
         {
             "rule": rule,
@@ -89,13 +93,30 @@ async def record_conflicts(
         }
         for each in found
     ]
-    if rows:
-        async with catalog.begin() as connection:
-            await connection.execute(insert(t.Conflict).on_conflict_do_nothing(), rows)
+    if not rows:
+        return
+    query = select(t.Conflict.key, t.Conflict.contenders).where(
+        t.Conflict.bucket == bucket, t.Conflict.key.in_([row["key"] for row in rows])
+    )
+    async with catalog.begin() as connection:
+        known: dict[str, list[frozenset[str]]] = {}
+        for key, contenders in await connection.execute(query):
+            known.setdefault(key, []).append(_identities(contenders["list"]))
+        new = [
+            row
+            for row, each in zip(rows, found, strict=True)
+            if not any(_identities(each.contenders) <= names for names in known.get(each.key, ()))
+        ]
+        if new:
+            await connection.execute(insert(t.Conflict).on_conflict_do_nothing(), new)
+
+
+def _identities(contenders: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(str(each["identity"]) for each in contenders)
 
 
 def _names(contenders: Sequence[Mapping[str, Any]]) -> str:
-    names = "\n".join(sorted(str(each["identity"]) for each in contenders))
+    names = "\n".join(sorted(_identities(contenders)))
     return hashlib.sha256(names.encode()).hexdigest()
 
 

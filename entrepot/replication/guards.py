@@ -13,8 +13,8 @@ FEW_DELETES = 20
 """So many are no mass deletion whatever the share: in a small bucket one is half of it."""
 
 LEAST_SHARE = 0.4
-"""Of what its last completed sweep listed, a site must list as much; half a bucket may well go in
-a day, but then by delete markers, which are listed too."""
+"""Of what it held after its last completed sweep, a site must list as much; half a bucket may well
+go in a day, but then by delete markers, which are listed too."""
 
 LOOK_FROM = 100
 """Copies into one site from which on, at the latest, it is counted what that site lists."""
@@ -25,7 +25,7 @@ def check_deletes(policy: Policy, *, deletes: int, listed: int, rule: str, bucke
 
     Args:
         deletes: objects that would be hidden and versions that would be removed.
-        listed: the entries that they are a share of.
+        listed: the versions that they are a share of, without the markers that hide them.
     """
     too_many = deletes > policy.max_delete_count
     too_large = deletes > FEW_DELETES and deletes > policy.max_delete_share * listed
@@ -44,7 +44,7 @@ def check_deletes(policy: Policy, *, deletes: int, listed: int, rule: str, bucke
 async def check_listing(
     pages: AsyncIterator[Page], *, site: str, before: int, rule: str, bucket: str
 ) -> None:
-    """Refuse a site that lists far less than ``before``, its last count: ``IntegrityError``.
+    """Refuse a site that lists far less than ``before``, what it held: ``IntegrityError``.
 
     Reads as much of the listing as it takes to know.
     """

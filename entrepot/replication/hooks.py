@@ -3,8 +3,8 @@
 A hook is named by an entry point of the group ``entrepot.conflict_hooks``. It is called with the
 key and the contenders (``conflicts.Contender``, by time) and answers with the place of the winner.
 It must be pure: a sweep that is killed asks again, and every site must come to the same answer.
-What raises, answers nonsense or takes longer than a second has no say; nor is it asked again in
-that sweep after it took too long, since a thread cannot be ended from outside.
+What raises, answers nonsense or takes longer than a second has no say; nor is it asked again by
+that process after it took too long, since a thread cannot be ended from outside.
 """
 
 import asyncio

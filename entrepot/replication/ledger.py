@@ -21,7 +21,7 @@ from entrepot.replication.totals import AT, Totals
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What the last completed sweep listed: entries of the fullest site, and of each by name."""
+    """What the last completed sweep listed at the fullest site, and what each held after it."""
 
     listed: int = 0
     sites: Mapping[str, int] | None = None
@@ -99,7 +99,7 @@ class JobLedger:
             check_deletes(
                 terms.policy,
                 deletes=totals.deletes,
-                listed=max(totals.listed, expected),
+                listed=max(totals.listed - totals.deletes, expected),
                 rule=terms.rule,
                 bucket=terms.bucket,
             )

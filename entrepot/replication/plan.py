@@ -232,7 +232,7 @@ class _Plan:
             self.serves = version_id
         else:
             self._carry(self.then, best, self._behind(best, sites))
-        self._fill(list(known.values()), sites)
+        self._fill(list(known.values()), sites, best)
         self._compare()
         if verdict and verdict.keeps_both:
             self._keep(contenders(view), verdict.winner)
@@ -252,7 +252,8 @@ class _Plan:
             self.left.append(Left(self.ours.key, site, "drifted", why))
         if history:
             self._carry(self.then, history[0], self._behind(history[0], behind))
-            self._fill(list(history if self.ours.keeps[source] else history[:1]), others)
+            entries = list(history if self.ours.keeps[source] else history[:1])
+            self._fill(entries, others, history[0])
 
     def _compare(self) -> None:
         """One version id stands for one body."""
@@ -276,14 +277,13 @@ class _Plan:
                 found.append(site)
         return found
 
-    def _fill(self, entries: Sequence[Entry], sites: Sequence[int]) -> None:
+    def _fill(self, entries: Sequence[Entry], sites: Sequence[int], best: Entry) -> None:
         """Every keeper gets what it lacks."""
         view = self.ours
         held = [{entry.identity for entry in history} for history in self.there.histories]
-        best = max(entries, key=lambda entry: entry.order)
         for entry in sorted(entries, key=lambda each: each.order):
-            if entry.is_delete_marker and not view.keeps[entry.site] and entry != best:
-                continue  # it stands for one that the keepers have, or for nothing
+            if not _is_brought(view, entry, best):
+                continue
             lacking = [
                 site
                 for site in sites
@@ -368,14 +368,24 @@ class _Plan:
             )
 
 
+def _is_brought(view: View, entry: Entry, best: Entry) -> bool:
+    """Whether every keeper gets it. A marker of a site that mints ids stands for one that they
+    have, or for nothing, unless it is what is to be served.
+    """
+    return not entry.is_delete_marker or view.keeps[entry.site] or entry.identity == best.identity
+
+
 def _is_unsettled(view: View, best: Entry) -> bool:
     """Whether endpoints would not all serve ``best`` once every one of them has everything."""
     known = view.known
     if any(entry.mtime_ms > best.mtime_ms for entry in known.values()):
         return True
     keepers = [history for keeps, history in zip(view.keeps, view.histories, strict=True) if keeps]
-    held = {entry.identity for history in keepers for entry in history} | {best.identity}
-    tied = {name for name in held if known[name].mtime_ms == best.mtime_ms}
+    tied = {
+        entry.identity
+        for entry in known.values()
+        if entry.mtime_ms == best.mtime_ms and _is_brought(view, entry, best)
+    }
     served = {history[0].identity if history else "" for history in keepers}
     settled = served == {best.identity} and all(
         tied <= {entry.identity for entry in history} for history in keepers

@@ -22,7 +22,7 @@ from entrepot.catalog.states import JobState
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import Busy, EntrepotError, InvalidInput, PreconditionFailed
 from entrepot.replication.ledger import Before, JobLedger, Terms, before_of
-from entrepot.replication.policy import Policy
+from entrepot.replication.policy import Mode, Policy, Travel
 from entrepot.replication.shards import cut, find_prefixes
 from entrepot.replication.sites import Site, by_rank, check_bucket
 from entrepot.replication.skew import Skew, bound_ms, measure
@@ -91,6 +91,25 @@ class Outcome:
     totals: Mapping[str, int]
     findings: Sequence[Mapping[str, str]] = field(default=())
     marks: Sequence[str] = field(default=())
+
+
+def policy_of(rule: object) -> Policy:
+    """How a rule is carried out; what it does not say is as ``Policy`` has it."""
+    usual = Policy()
+
+    def said(name: str, default: Any) -> Any:
+        found = getattr(rule, name, None)
+        return default if found is None else found
+
+    return Policy(
+        mode=Mode(said("mode", usual.mode)),
+        source_site=said("source", usual.source_site),
+        travels=frozenset(map(Travel, said("travels", usual.travels))),
+        conflict=said("conflict", usual.conflict),
+        max_delete_share=said("max_delete_share", usual.max_delete_share),
+        max_delete_count=said("max_delete_count", usual.max_delete_count),
+        tombstone_horizon_s=said("tombstone_horizon_s", usual.tombstone_horizon_s),
+    )
 
 
 @asynccontextmanager
@@ -162,6 +181,8 @@ async def begin(
         subject=subject,
         holder=holder,
         flow_run_id=flow_run_id,
+        # What is looked at and approved is one look at all of it.
+        resume_within_s=0 if force.save else RESUME_WITHIN_S,
     )
     places: Sequence[str] = ()
     if last is not None:
@@ -207,7 +228,13 @@ def _listed(job: jobs.Job) -> int:
 
 
 async def _claim(
-    catalog: Catalog, *, kind: str, subject: str, holder: str, flow_run_id: str | None
+    catalog: Catalog,
+    *,
+    kind: str,
+    subject: str,
+    holder: str,
+    flow_run_id: str | None,
+    resume_within_s: float,
 ) -> jobs.Claim:
     # One lease and a beat: a live holder renews in that time, a dead one's lease has ended.
     for attempt in range(int(LEASE_S) + 5):
@@ -218,7 +245,7 @@ async def _claim(
                 subject=subject,
                 holder=holder,
                 lease_s=LEASE_S,
-                resume_within_s=RESUME_WITHIN_S,
+                resume_within_s=resume_within_s,
                 flow_run_id=flow_run_id,
             )
         except Busy:
@@ -260,16 +287,7 @@ async def sweep_shard(
     def horizon_ms() -> int:
         return round(clock.now().timestamp() * 1000) + SKEW_MS
 
-    terms = Terms(
-        rule=job.rule,
-        bucket=job.bucket,
-        prefix=job.prefix,
-        policy=job.policy,
-        before=job.before,
-        shards=len(job.shards),
-        force_partial=job.force_partial,
-        save=job.save,
-    )
+    ledger = JobLedger(catalog, sites, claim=job.claim, shard=shard.number, terms=_terms(job))
     async with Lease(catalog, job.claim, lease_s=LEASE_S, release_after=False) as lease:
         _, findings = await sweep(
             sites,
@@ -286,7 +304,7 @@ async def sweep_shard(
             guard=lease.check,
             checkpoint=checkpoint,
             marks=marks,
-            ledger=JobLedger(catalog, sites, claim=job.claim, shard=shard.number, terms=terms),
+            ledger=ledger,
         )
         await jobs.checkpoint(
             catalog,
@@ -301,6 +319,19 @@ async def sweep_shard(
         totals=recorded.as_dict(),
         findings=tuple(findings.rows),
         marks=tuple(marks.keys),
+    )
+
+
+def _terms(job: BucketJob) -> Terms:
+    return Terms(
+        rule=job.rule,
+        bucket=job.bucket,
+        prefix=job.prefix,
+        policy=job.policy,
+        before=job.before,
+        shards=len(job.shards),
+        force_partial=job.force_partial,
+        save=job.save,
     )
 
 

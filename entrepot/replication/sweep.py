@@ -18,9 +18,9 @@ from typing import Protocol
 from entrepot.errors import BucketNotFound, PermanentError
 from entrepot.replication.apply import Context, apply
 from entrepot.replication.conflicts import Conflict, judged
-from entrepot.replication.merge import Histories, Window, windows
+from entrepot.replication.merge import HISTORY_MAX, Histories, Window, windows
 from entrepot.replication.origins import with_origins
-from entrepot.replication.plan import Action, Copy, Decision, Facts, Mark, decide
+from entrepot.replication.plan import Action, Copy, Decision, Facts, Mark, Remove, decide
 from entrepot.replication.policy import Mode, Policy
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings, Marks, Totals
@@ -191,6 +191,10 @@ class _Sweep:
     async def window(self, window: Window) -> None:
         """Plan the keys that differ, and settle a batch as soon as it is full."""
         self._batch.listed += window.listed
+        totals = self._context.totals
+        totals.listed += window.listed
+        for site, count in zip(self._context.sites, window.counts, strict=True):
+            totals.hold(site.name, count)
         removed: Mapping[str, Mapping[str, frozenset[str]]] = {}
         if window.differing:
             removed = await self._calls.ledger.removed(tuple(window.differing))
@@ -199,10 +203,7 @@ class _Sweep:
             await self._plan(key, histories, removed.get(key, {}), is_cut=key in window.cut)
             if len(self._batch.planned) >= self._options.batch_size:
                 await self.settle()
-        context, self._batch.last = self._context, window.last_key
-        context.totals.listed += window.listed
-        for site, count in zip(context.sites, window.counts, strict=True):
-            context.totals.sites[site.name] = context.totals.sites.get(site.name, 0) + count
+        self._batch.last = window.last_key
         if self._batch.listed >= CHECKPOINT_EVERY:
             await self.settle()
 
@@ -220,7 +221,8 @@ class _Sweep:
             histories = await with_origins(context.sites, context.bucket, histories)
         view = see(key, histories, keeps=keeps)
         if is_cut:
-            view = view.since(max(history[-1].mtime_ms for history in histories if history))
+            full = [history for history in histories if len(history) >= HISTORY_MAX]
+            view = view.since(max((history[-1].mtime_ms for history in full), default=0))
             context.findings.note(
                 key=key, what="long history", why="only its newest versions were compared"
             )
@@ -316,6 +318,12 @@ async def carry_out(
     """
     done = await apply([each for one in decisions for each in one.first], context=context)
     done += await apply([each for one in decisions for each in one.then], context=context)
+    for action in done:
+        if isinstance(action, Remove):
+            context.totals.hold(context.sites[action.site].name, -1)
+            continue
+        for target in action.targets:
+            context.totals.hold(context.sites[target.site].name, 1)
     await verify(done, prefix=prefix, after=after, listed=listed, context=context)
     await tell(done, context=context)
 

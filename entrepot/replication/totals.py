@@ -7,7 +7,7 @@ SAMPLES_MAX = 100
 """Examples kept of each kind of finding; the counts are exact, the examples a help."""
 MARK_EVERY = 5_000
 """Entries from one mark to the next: a quarter of the smallest range worth a task."""
-AT = "listed@"
+AT = "held@"
 MARKS_MAX = 64
 """Marks kept of a range, and of a job: twice the ranges that a run can be cut into."""
 
@@ -30,7 +30,11 @@ class Totals:
     quarantined: int = 0  # from the future; left alone
     drifted: int = 0  # written at a site that only takes; left alone
     failed: int = 0
-    sites: dict[str, int] = field(default_factory=dict)  # entries listed at each site, by its name
+    sites: dict[str, int] = field(default_factory=dict)  # versions held afterwards, by site
+
+    def hold(self, site: str, count: int) -> None:
+        """A site holds so many versions more."""
+        self.sites[site] = self.sites.get(site, 0) + count
 
     def add(self, other: "Totals | Mapping[str, int]") -> None:
         """Add another's counts to these."""
@@ -39,11 +43,10 @@ class Totals:
             setattr(self, name, getattr(self, name) + int(values.get(name, 0)))
         for name, count in values.items():
             if name.startswith(AT):
-                site = name.removeprefix(AT)
-                self.sites[site] = self.sites.get(site, 0) + int(count)
+                self.hold(name.removeprefix(AT), int(count))
 
     def as_dict(self) -> dict[str, int]:
-        """The counts by name, as jobs keep them; those of sites as ``listed@NAME``."""
+        """The counts by name, as jobs keep them; those of sites as ``held@NAME``."""
         counts: dict[str, int] = {name: getattr(self, name) for name in COUNTS}
         return counts | {AT + site: count for site, count in self.sites.items()}
 

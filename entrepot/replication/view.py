@@ -145,14 +145,15 @@ def _matched(
     found: list[Entry] = []
     for number, head in enumerate(heads):
         entry = _entry(key, site, head)
-        identity: str | None
         if head.is_delete_marker:
             below_ms = heads[number + 1].mtime_ms if number + 1 < len(heads) else 0
             later = [marker for marker in markers if marker.mtime_ms > below_ms]
-            identity = min(later, key=lambda each: each.order).identity if later else None
-        else:
-            identity = by_bytes.get((entry.mtime_ms, entry.bytes))
-        found.append(replace(entry, identity=identity) if identity else entry)
+            if later:
+                same = min(later, key=lambda each: each.order)
+                entry = replace(entry, identity=same.identity, mtime_ms=same.mtime_ms)
+        elif identity := by_bytes.get((entry.mtime_ms, entry.bytes)):
+            entry = replace(entry, identity=identity)
+        found.append(entry)
     return tuple(found)
 
 

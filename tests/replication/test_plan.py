@@ -201,10 +201,10 @@ def test_every_reader_gets_the_newest_where_ids_are_minted_too(
     drawn: tuple[World, list[bool]],
 ) -> None:
     world, keeps = drawn
-    heads = [(cells[0].mtime_ms, -site) for site, cells in enumerate(world) if cells]
+    heads = viewed(world, keeps).heads
     if not heads:
         return
-    best = world[-max(heads)[1]][0]
+    best = max(heads, key=lambda entry: (entry.mtime_ms, -entry.site))
     after = applied(decided(world, keeps).actions, world, keeps)
     for cells in after:
         if best.is_delete_marker:
