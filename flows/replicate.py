@@ -17,15 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from entrepot.catalog.rules import Rule
 from entrepot.clock import SYSTEM_CLOCK
-from entrepot.errors import EntrepotError, IntegrityError, InvalidInput
-from entrepot.replication.run import BucketJob, Outcome
+from entrepot.errors import EntrepotError, IntegrityError, InvalidInput, LimitExceeded
+from entrepot.replication.run import BucketJob, Force, Outcome
+from entrepot.replication.totals import COUNTS
 from flows import artifacts, hints
 from tasks.library import library_seconds
 from tasks.replication import (
+    apply_plan,
     begin_bucket,
     finish_bucket,
     open_rules,
     progress_of,
+    refuse_bucket,
     release_bucket,
     rest,
     sweep_shard,
@@ -54,6 +57,18 @@ class ReplicateRequest(BaseModel):
         default="", max_length=1024, description="Only keys that start with this; empty for all"
     )
     dry_run: bool = Field(default=False, description="Plan and count, but copy and mark nothing")
+    save: bool = Field(default=False, description="Keep the plan of a dry run, to be approved")
+    plan: str = Field(
+        default="",
+        pattern=r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$",
+        description="Id of a saved plan: carry out that, and nothing else",
+    )
+    force_partial: bool = Field(
+        default=False, description="Also fill a site that lists far less than when it was swept"
+    )
+    rejoin: bool = Field(
+        default=False, description="Also merge sites that were apart for longer than the horizon"
+    )
     shards: int = Field(
         default=6, ge=1, le=32, description="Ranges that a bucket is cut into, swept side by side"
     )
@@ -67,7 +82,12 @@ class ReplicateRequest(BaseModel):
     @property
     def subject(self) -> str:
         """What is swept, in words."""
-        return self.rule or "every rule"
+        return f"plan {self.plan}" if self.plan else self.rule or "every rule"
+
+    @property
+    def force(self) -> Force:
+        """What is asked for in spite of guards."""
+        return Force(partial=self.force_partial, rejoin=self.rejoin, save=self.save)
 
 
 class BucketReport(BaseModel):
@@ -82,9 +102,14 @@ class BucketReport(BaseModel):
     copied: int
     copied_bytes: int
     marked: int
+    removed: int
+    held: int
+    deletes: int
+    conflicts: int
     verified: int
     moved: int
     quarantined: int
+    drifted: int
     failed: int
     resumed: bool
     seconds: float
@@ -124,6 +149,10 @@ def replicate(request: ReplicateRequest) -> ReplicateReport:
 
 
 def _replicate(request: ReplicateRequest) -> ReplicateReport:
+    if request.save and not request.dry_run:
+        raise InvalidInput("only the plan of a dry run can be kept", hint="--dry-run --save")
+    if request.plan:
+        return _approved(request)
     began = SYSTEM_CLOCK.monotonic()
     bar = artifacts.Progress("replicate-progress", f"sweep of {request.subject}")
     work = _work(open_rules(request.rule), request)
@@ -154,6 +183,31 @@ def _replicate(request: ReplicateRequest) -> ReplicateReport:
         raise errors[0]
     _check(report)
     return report
+
+
+def _approved(request: ReplicateRequest) -> ReplicateReport:
+    began = SYSTEM_CLOCK.monotonic()
+    plan, outcome = apply_plan(request.plan, workers=request.workers)
+    seconds = SYSTEM_CLOCK.monotonic() - began
+    report = ReplicateReport(
+        dry_run=False,
+        buckets=(_bucket_report(plan.rule, outcome, resumed=False, seconds=seconds),),
+        seconds=seconds,
+        library_s=library_seconds(began),
+    )
+    _publish(report, [{"bucket": plan.bucket, **row} for row in outcome.findings])
+    _check(report)
+    return report
+
+
+def _bucket_report(rule: str, outcome: Outcome, *, resumed: bool, seconds: float) -> BucketReport:
+    return BucketReport(
+        rule=rule,
+        bucket=outcome.bucket,
+        resumed=resumed,
+        seconds=round(seconds, 3),
+        **{name: outcome.totals.get(name, 0) for name in COUNTS},
+    )
 
 
 def _work(rules: Sequence[Rule], request: ReplicateRequest) -> list[tuple[Rule, str, str]]:
@@ -191,22 +245,23 @@ def _replicate_bucket(
         shards=request.shards,
         workers=request.workers,
         dry_run=request.dry_run,
+        force=request.force,
     )
     try:
         outcomes = _sweep(job, rule.sites, request, show=show)
+    except (IntegrityError, LimitExceeded) as error:
+        with suppress(EntrepotError):  # a guard stopped it: the next run looks at it all again
+            refuse_bucket(job, error)
+        raise
     except BaseException:
         with suppress(EntrepotError):
             release_bucket(job)
         raise
     seconds = round(SYSTEM_CLOCK.monotonic() - began, 3)
     outcome = finish_bucket(job, outcomes, seconds=seconds)
-    report = BucketReport(
-        rule=rule.name,
-        bucket=bucket,
-        resumed=job.claim.resumed,
-        seconds=seconds,
-        **dict(outcome.totals),
-    )
+    report = _bucket_report(rule.name, outcome, resumed=job.claim.resumed, seconds=seconds)
+    if job.save:
+        get_run_logger().info("plan %s is kept; entrepot replicate plans", job.claim.job_id)
     get_run_logger().info(
         "%s/%s: %d versions compared, %d copies (%d bytes), %d delete markers, %d verified, "
         "%d failed, in %.1f s%s",

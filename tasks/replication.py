@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -9,8 +10,11 @@ from prefect.tasks import exponential_backoff
 
 from blocks.rule import find_rule
 from entrepot.catalog import jobs
+from entrepot.catalog.plans import Plan, get_plan
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.clock import SYSTEM_CLOCK
+from entrepot.errors import EntrepotError
+from entrepot.replication import approve
 from entrepot.replication import run as replication
 from entrepot.replication.hours import in_turn
 from entrepot.replication.promises import check_swept
@@ -58,7 +62,14 @@ def rest(rule: Rule) -> None:
 
 @task(task_run_name="claim {bucket}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
 def begin_bucket(
-    rule: Rule, bucket: str, *, prefix: str, shards: int, workers: int, dry_run: bool
+    rule: Rule,
+    bucket: str,
+    *,
+    prefix: str,
+    shards: int,
+    workers: int,
+    dry_run: bool,
+    force: replication.Force,
 ) -> replication.BucketJob:
     """Claim the bucket's job and cut it into shards."""
     who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
@@ -73,6 +84,8 @@ def begin_bucket(
             prefix=prefix,
             shards=shards,
             dry_run=dry_run,
+            policy=replication.policy_of(rule),
+            force=force,
             **who,
         )
 
@@ -119,6 +132,37 @@ def finish_bucket(
         return await replication.finish(await catalog(), job=job, outcomes=outcomes, more=more)
 
     return run(finish())
+
+
+@task(task_run_name="apply plan {plan_id}", tags=["entrepot"], **RETRY)
+def apply_plan(plan_id: str, *, workers: int) -> tuple[Plan, replication.Outcome]:
+    """Carry out a saved plan, at the sites of its rule."""
+    who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
+
+    async def apply() -> tuple[Plan, replication.Outcome]:
+        control = await catalog()
+        plan = await get_plan(control, plan_id=UUID(plan_id))
+        rule = await find_rule(plan.rule, catalog=control)
+        totals, findings = await approve.apply_plan(
+            control,
+            await sites(rule.sites, workers=workers),
+            plan=plan,
+            policy=replication.policy_of(rule),
+            workers=workers,
+            **who,
+        )
+        return plan, replication.Outcome(plan.bucket, totals.as_dict(), tuple(findings.rows))
+
+    return run(apply())
+
+
+def refuse_bucket(job: replication.BucketJob, error: EntrepotError) -> None:
+    """Close the job of a bucket that a guard stopped (no task: it runs when tasks have failed)."""
+
+    async def refuse() -> None:
+        await replication.refuse(await catalog(), job=job, error=error)
+
+    run(refuse())
 
 
 def release_bucket(job: replication.BucketJob) -> None:

@@ -49,6 +49,7 @@ CERTIFICATE_MAX_BYTES = 8 << 20
 SCOPES_MAX = 20
 TERMS_MAX_BYTES = 256 << 10
 """Prefixes with a policy of their own may be as long as keys."""
+PAGE_MAX_BYTES = 4 << 20
 
 
 _CONSTRAINT_NAMES = {
@@ -313,6 +314,87 @@ class WebhookDelivery(ControlBase):
     flow_run_id: Mapped[Name | None]
     state: Mapped[DeliveryState]
     body_sha256: Mapped[Name]
+
+
+class Conflict(ControlBase):
+    """Writes of one key of which neither knew of the other; ``contenders`` are by time.
+
+    ``names`` is the SHA-256 of what they are called everywhere: what makes a conflict the same one.
+    """
+
+    __tablename__ = "conflicts"
+    __table_args__ = (
+        UniqueConstraint("bucket", "key", "names"),
+        _at_most("key", KEY_MAX_BYTES),
+        _json_at_most("contenders", SMALL_JSON_MAX_BYTES),
+        CheckConstraint("winner >= 0", name="winner"),
+        CheckConstraint("(resolved_at IS NULL) = (taken IS NULL)", name="resolved"),
+        Index("ix_conflicts_rule", "rule", "id"),
+    )
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    rule: Mapped[Name]
+    bucket: Mapped[BucketName]
+    key: Mapped[Key]
+    names: Mapped[Name]
+    contenders: Mapped[dict[str, Any]]
+    winner: Mapped[int]
+    policy: Mapped[Line]
+    reason: Mapped[str] = mapped_column(String(512))
+    is_ambiguous: Mapped[bool]
+    serves: Mapped[Name]
+    job_id: Mapped[UUID]
+    detected_at: Mapped[ServerTime]
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[Line | None]
+    taken: Mapped[int | None]
+
+
+class Removal(ControlBase):
+    """A version that was removed by its id at a site: it is not to be brought back there."""
+
+    __tablename__ = "removals"
+    __table_args__ = (
+        _at_most("key", KEY_MAX_BYTES),
+        Index("ix_removals_removed_at", "removed_at"),
+    )
+    bucket: Mapped[BucketName] = mapped_column(primary_key=True)
+    key: Mapped[Key] = mapped_column(primary_key=True)
+    version_id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    site: Mapped[Name] = mapped_column(primary_key=True)
+    removed_at: Mapped[ServerTime]
+
+
+class Plan(ControlBase):
+    """What a dry run would do to a bucket, to be applied exactly so; its id is that of the job."""
+
+    __tablename__ = "plans"
+    __table_args__ = (
+        _at_most("prefix", KEY_MAX_BYTES),
+        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
+        _json_at_most("totals", SMALL_JSON_MAX_BYTES),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    rule: Mapped[Name]
+    bucket: Mapped[BucketName]
+    prefix: Mapped[Key]
+    sha256: Mapped[Name]
+    totals: Mapped[JsonObject]
+    created_at: Mapped[ServerTime]
+    applied_at: Mapped[datetime | None]
+
+
+class PlanPage(ControlBase):
+    """A piece of a plan: keys and their actions as JSON lines, compressed."""
+
+    __tablename__ = "plan_pages"
+    __table_args__ = (
+        CheckConstraint("shard >= 0 AND number >= 0", name="number"),
+        _at_most("body", PAGE_MAX_BYTES),
+    )
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    shard: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Bucket(SiteBase):

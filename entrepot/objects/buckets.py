@@ -26,8 +26,9 @@ from entrepot.errors import (
     Unsupported,
 )
 from entrepot.objects.ground import Ground
-from entrepot.objects.internal import PREFIX, drop_record, save_record
+from entrepot.objects.internal import drop_record, save_record
 from entrepot.store.check import check_bucket
+from entrepot.store.internal import PREFIX
 from entrepot.store.protocol import Capability
 
 _NEEDED = (Capability.VERSIONING, Capability.ORIGIN)

@@ -11,15 +11,10 @@ from collections.abc import AsyncIterator
 from entrepot.catalog.buckets import Bucket
 from entrepot.errors import AlreadyExists, IntegrityError
 from entrepot.objects.ground import Ground
+from entrepot.store.internal import internal_bucket
 
-PREFIX = "entrepot-internal-"
 _RECORDS = "buckets/"
 _FIELDS = ("tenant_id", "encrypted", "compressed", "locked")
-
-
-def internal_bucket(site: str) -> str:
-    """Its name; no client's bucket can have it, as names that start so are refused."""
-    return f"{PREFIX}{site}"[:63].rstrip("-.")
 
 
 async def has_internal(ground: Ground) -> str:

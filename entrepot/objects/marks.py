@@ -8,35 +8,24 @@ that of the version.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import UUID
 
 from entrepot.catalog.objects.facts import Json
 from entrepot.codec.seal import METADATA_NAME as SEAL
 from entrepot.errors import InvalidInput
 from entrepot.stamp import Stamp
-from entrepot.store.protocol import Attributes, Version
-
-WRITE = "entrepot-write"
-_OURS = "entrepot-"
+from entrepot.store.marks import OURS, WRITE, without_marks
+from entrepot.store.protocol import Attributes
 
 METADATA_MAX_BYTES = 2040 - 512
 """What a store keeps of metadata in all (tried on MinIO; S3 says 2 KB), less what is ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Which write a stored version is."""
-
-    stamp: Stamp
-    write_id: UUID
-    parent: Stamp | None
-
-
 def check_attributes(attributes: Attributes) -> None:
     """Refuse metadata that would pass for ours, or that leaves no room for ours."""
     for name in attributes.metadata:
-        if name.startswith(_OURS):
+        if name.startswith(OURS):
             raise InvalidInput("metadata names that start with entrepot- are reserved", name=name)
     size = sum(
         len(name.encode()) + len(text.encode()) for name, text in attributes.metadata.items()
@@ -58,25 +47,7 @@ def marked(
 
 def unmarked(attributes: Attributes | None) -> Attributes:
     """The attributes that a client sees."""
-    attributes = attributes or Attributes()
-    theirs = {n: text for n, text in attributes.metadata.items() if not n.startswith(_OURS)}
-    return replace(attributes, metadata=theirs)
-
-
-def mark_of(version: Version) -> Mark | None:
-    """The mark of a stored version, as a HEAD reports it; None where it has none of its own."""
-    text = (version.attributes or Attributes()).metadata.get(WRITE, "")
-    stamp, _, rest = text.partition("~")
-    write_id, _, parent = rest.partition("~")
-    try:
-        mark = Mark(Stamp.parse(stamp), UUID(write_id), Stamp.parse(parent) if parent else None)
-    except (InvalidInput, ValueError):
-        return None
-    if str(mark.write_id) != version.version_id:
-        return None
-    if mark.stamp.time_ms:
-        return mark
-    return replace(mark, stamp=replace(mark.stamp, time_ms=version.mtime_ms))
+    return without_marks(attributes or Attributes())
 
 
 def to_json(attributes: Attributes) -> Json:

@@ -18,9 +18,10 @@ from entrepot.errors import DeleteMarker, IntegrityError, InvalidInput, NotFound
 from entrepot.objects.bodies import reader_of
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
-from entrepot.objects.marks import mark_of, to_json, unmarked
+from entrepot.objects.marks import to_json, unmarked
 from entrepot.objects.names import shown_key, stored_key
 from entrepot.stamp import Stamp
+from entrepot.store.marks import mark_of
 from entrepot.store.protocol import Version
 
 

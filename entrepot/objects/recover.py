@@ -22,13 +22,14 @@ from entrepot.errors import EntrepotError, NotFound, PermanentError, RetryableEr
 from entrepot.objects.bodies import Digest
 from entrepot.objects.ground import End, Ground
 from entrepot.objects.leftovers import drop_upload
-from entrepot.objects.marks import mark_of, to_json, unmarked
+from entrepot.objects.marks import to_json, unmarked
 from entrepot.objects.names import stored_key
 from entrepot.objects.reads import find_in_store, row_of
 from entrepot.objects.receive import arrived
 from entrepot.objects.removal import carry_out
 from entrepot.objects.settle import Outcome
 from entrepot.objects.uploads import clean
+from entrepot.store.marks import mark_of
 from entrepot.store.protocol import Version
 
 _BATCH = 100

@@ -40,13 +40,14 @@ from entrepot.errors import InvalidInput, LimitExceeded, NotFound, PartTooSmall,
 from entrepot.objects.bodies import Digest, checked, data_key_of, new_shape
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
-from entrepot.objects.internal import has_internal, internal_bucket
+from entrepot.objects.internal import has_internal
 from entrepot.objects.leftovers import expected_upload
 from entrepot.objects.marks import from_json, marked, to_json
 from entrepot.objects.names import stored_key
 from entrepot.objects.settle import Outcome
 from entrepot.objects.writes import Wish, end, give_up, intend
 from entrepot.stamp import Stamp
+from entrepot.store.internal import internal_bucket
 from entrepot.store.protocol import Origin, Part, Source
 
 PART_MIN_BYTES = 5 << 20

@@ -7,6 +7,9 @@ noncurrent version). Bytes are proved on arrival: the source's ETag of a plain o
 its bytes, so the target refuses others; a multipart object is rebuilt part by part, and what the
 target says of the parts must add up to the source's ETag before the object becomes visible.
 
+A lock travels with the bytes where the endpoint keeps what we name, so that no version is ever
+there without it; elsewhere it is set after them.
+
 Memory: ``workers`` times 1 MiB, twice that while a batch is sent (small bodies are read whole, once
 for all targets; larger ones are streamed).
 """
@@ -16,11 +19,12 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from entrepot.errors import (
+    AccessDenied,
     BucketNotFound,
     EntrepotError,
     IntegrityError,
@@ -30,8 +34,10 @@ from entrepot.errors import (
     PreconditionFailed,
 )
 from entrepot.replication.batch import Unit, units
+from entrepot.replication.locks import Locks
 from entrepot.replication.origins import marked, unmarked
-from entrepot.replication.plan import Action, Copy, Mark, Target
+from entrepot.replication.plan import Action, Copy, Mark, Remove, Target
+from entrepot.replication.policy import Travel
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings, Totals
 from entrepot.replication.workers import side_by_side
@@ -40,6 +46,7 @@ from entrepot.store.protocol import (
     Body,
     Capability,
     Item,
+    Lock,
     Origin,
     Part,
     Source,
@@ -60,6 +67,16 @@ class Context:
     workers: int
     totals: Totals
     findings: Findings
+    travels: frozenset[Travel] = frozenset(Travel)
+    locks: Locks = field(default_factory=Locks)
+
+
+@dataclass(frozen=True, slots=True)
+class Dressed:
+    """What goes along with the bytes; ``lock`` is ``None`` where there is none."""
+
+    attributes: Attributes
+    lock: Lock | None = None
 
 
 async def apply(actions: Sequence[Action], *, context: Context) -> list[Action]:
@@ -83,16 +100,19 @@ async def _work(waiting: Iterator[Unit], done: list[Action], context: Context) -
         if isinstance(action, tuple):
             await _copy_batch(action, done, context)
             continue
+        if isinstance(action, Remove):
+            await _remove(action, done, context)
+            continue
         reached: list[Target] = []
         if isinstance(action, Copy):
             await _counted(action, _copy(action, reached, context), context)
-        elif isinstance(action, Mark):
+        else:
             await side_by_side(_mark(action, target, reached, context) for target in action.targets)
-        if reached and isinstance(action, Copy | Mark):
+        if reached:
             done.append(replace(action, targets=tuple(reached)))
 
 
-async def _counted(action: Copy | Mark, work: Coroutine[Any, Any, None], context: Context) -> bool:
+async def _counted(action: Action, work: Coroutine[Any, Any, None], context: Context) -> bool:
     """Whether ``work`` succeeded; counts what stands in its way for good."""
     try:
         await work
@@ -113,7 +133,7 @@ async def _copy(action: Copy, reached: list[Target], context: Context) -> None:
     if action.size_bytes <= SMALL_BYTES and not part_count(action.etag):
         async with _open(action, context) as body:
             content = await body.read()
-            found = await _with_tags(action, body.version, context)
+            found = await _dress(action, body.version, context)
         works = [_put(action, target, content, found, context) for target in action.targets]
         await side_by_side(
             _reach(action, target, work, reached, context)
@@ -126,44 +146,44 @@ async def _copy(action: Copy, reached: list[Target], context: Context) -> None:
 
 
 async def _copy_batch(copies: Sequence[Copy], done: list[Action], context: Context) -> None:
-    items: dict[str, Item] = {}
+    items: dict[Copy, Item] = {}
+    dressed: dict[Copy, Dressed] = {}
 
     async def fetch(action: Copy) -> None:
         async with _open(action, context) as body:
             content = await body.read()
-            found = await _with_tags(action, body.version, context)
+            found = await _dress(action, body.version, context)
         if hashlib.md5(content, usedforsecurity=False).digest() != md5_of(action.etag):
             raise IntegrityError("the source's bytes are not those of its ETag")
-        origin = Origin(version_id=action.version_id, mtime_ms=action.mtime_ms)
-        items[action.key] = Item(action.key, content, unmarked(found), origin)
+        origin = Origin(action.version_id, action.mtime_ms, lock=found.lock)
+        items[action] = Item(action.target_key, content, unmarked(found.attributes), origin)
+        dressed[action] = found
 
     for action in copies:
         await _counted(action, fetch(action), context)
-    reached: dict[str, list[Target]] = {key: [] for key in items}
+    reached: dict[Copy, list[Target]] = {action: [] for action in items}
     for index in range(len(copies[0].targets)):
         left = await _send_batch(copies[0].targets[index].site, list(items.values()), context)
-        for action in (copy for copy in copies if copy.key in items):
-            item, target = items[action.key], action.targets[index]
+        for action, item in items.items():
+            target = action.targets[index]
             work = (
-                _put(action, target, item.body, item.attributes, context)
-                if action.key in left
+                _put(action, target, item.body, dressed[action], context)
+                if item.origin.version_id in left
                 else asyncio.sleep(0)
             )
-            await _reach(action, target, work, reached[action.key], context)
-    for action in copies:
-        if reached.get(action.key):
-            done.append(replace(action, targets=tuple(reached[action.key])))
+            await _reach(action, target, work, reached[action], context)
+    done += (replace(action, targets=tuple(done)) for action, done in reached.items() if done)
 
 
 async def _send_batch(site: int, items: Sequence[Item], context: Context) -> set[str]:
-    """Send what can go in one request; returns the keys that have to go alone."""
+    """Send what can go in one request; returns the version ids of what has to go alone."""
     try:
         left = await context.sites[site].store.batch(context.bucket, items)
     except BucketNotFound:
         raise
     except PermanentError:  # one of them is refused; alone, the others are not
         left = items
-    return {item.key for item in left}
+    return {item.origin.version_id for item in left}
 
 
 async def _reach(
@@ -192,29 +212,64 @@ async def _stream(action: Copy, context: Context, **what: int) -> AsyncIterator[
 
 async def _copy_stream(action: Copy, target: Target, context: Context) -> None:
     async with _stream(action, context) as body:
-        found = await _with_tags(action, body.version, context)
+        found = await _dress(action, body.version, context)
         await _put(action, target, aiter(body), found, context)
 
 
 async def _put(
-    action: Copy, target: Target, content: Source, found: Attributes, context: Context
+    action: Copy, target: Target, content: Source, found: Dressed, context: Context
 ) -> None:
+    site = context.sites[target.site]
+    try:
+        stored = await _send_whole(action, target, content, found, context)
+    except AccessDenied:
+        # A version that is locked is not written again: our own, if an answer was lost.
+        if not await _is_there(action, site, context):
+            raise
+        return
+    _check_etag(action, stored.etag)
+    await _lock_after(action, site, stored.version_id, found, context)
+
+
+async def _is_there(action: Copy, site: Site, context: Context) -> bool:
+    if not site.keeps_origin:
+        return False
+    try:
+        found = await site.store.head(
+            context.bucket, action.target_key, version_id=action.version_id
+        )
+    except NotFound:
+        return False
+    return found.etag == action.etag
+
+
+async def _lock_after(
+    action: Copy, site: Site, version_id: str, found: Dressed, context: Context
+) -> None:
+    """Where a lock cannot come with the bytes."""
+    if not site.keeps_origin and found.lock is not None:
+        where = context.bucket, action.target_key, version_id
+        await context.locks.put(site, where, found.lock, context.findings)
+
+
+async def _send_whole(
+    action: Copy, target: Target, content: Source, found: Dressed, context: Context
+) -> Version:
     site = context.sites[target.site]
     conditional = not site.keeps_origin and Capability.CONDITIONAL_WRITE in site.capabilities
     if not conditional:
-        await _check_unchanged(action.key, target, context)
-    stored = await site.store.put(
+        await _check_unchanged(action.target_key, target, context)
+    return await site.store.put(
         context.bucket,
-        action.key,
+        action.target_key,
         content,
         size_bytes=action.size_bytes,
         attributes=_for_site(action, site, found, context),
-        origin=_origin(action, site),
+        origin=await _origin(action, site, found, context),
         md5=md5_of(action.etag),
         if_match=target.expected_etag if conditional and target.expected_etag else None,
         if_none_match=conditional and not target.expected_etag,
     )
-    _check_etag(action, stored.etag)
 
 
 async def _check_unchanged(key: str, target: Target, context: Context) -> None:
@@ -234,25 +289,25 @@ async def _check_unchanged(key: str, target: Target, context: Context) -> None:
 
 async def _copy_parts(action: Copy, target: Target, context: Context) -> None:
     site = context.sites[target.site]
-    origin = _origin(action, site)
     first = await context.sites[action.source].store.head(
         context.bucket, action.key, version_id=action.source_version
     )
-    found = await _with_tags(action, first, context)
+    found = await _dress(action, first, context)
     attributes = _for_site(action, site, found, context)
-    upload = await site.store.start(
-        context.bucket, action.key, attributes=attributes, origin=origin
-    )
+    origin = await _origin(action, site, found, context)
+    key = action.target_key
+    upload = await site.store.start(context.bucket, key, attributes=attributes, origin=origin)
     try:
         parts = await _send_parts(action, site, upload, context)
         _check_etag(action, _etag_of(parts) or action.etag)
-        await _check_unchanged(action.key, target, context)
-        stored = await site.store.complete(context.bucket, action.key, upload, parts, origin=origin)
+        await _check_unchanged(key, target, context)
+        stored = await site.store.complete(context.bucket, key, upload, parts, origin=origin)
         _check_etag(action, stored.etag)
     except BaseException:
         # Also when cancelled: parts of an open upload cost space that no listing shows.
-        await asyncio.shield(_abort(site, context.bucket, action.key, upload))
+        await asyncio.shield(_abort(site, context.bucket, key, upload))
         raise
+    await _lock_after(action, site, stored.version_id, found, context)
 
 
 async def _send_parts(action: Copy, site: Site, upload: str, context: Context) -> tuple[Part, ...]:
@@ -275,7 +330,7 @@ async def _send(
     pieces: Sequence[Mapping[str, int]], action: Copy, site: Site, upload: str, context: Context
 ) -> tuple[Part, ...]:
     parts, left_bytes = [], action.size_bytes
-    send = partial(site.store.part, context.bucket, action.key, upload)
+    send = partial(site.store.part, context.bucket, action.target_key, upload)
     for number, piece in enumerate(pieces, start=1):
         if not left_bytes:  # the last part may be empty, and an empty one cannot be read
             parts.append(await send(number, b""))
@@ -293,26 +348,31 @@ async def _abort(site: Site, bucket: str, key: str, upload: str) -> None:
         return  # the endpoint is gone; its own lifecycle removes stale uploads
 
 
-async def _with_tags(action: Copy, version: Version, context: Context) -> Attributes:
+async def _dress(action: Copy, version: Version, context: Context) -> Dressed:
     found = version.attributes or Attributes()
-    if not found.tag_count:
-        return found
-    tags = await context.sites[action.source].store.tags(
-        context.bucket, action.key, version_id=action.source_version
-    )
-    return replace(found, tags=tags)
+    source = context.sites[action.source]
+    where = context.bucket, action.key, action.source_version
+    if found.tag_count and Travel.TAGS in context.travels:
+        tags = await source.store.tags(where[0], where[1], version_id=where[2])
+        found = replace(found, tags=tags)
+    lock = await context.locks.get(source, where) if Travel.LOCKS in context.travels else None
+    return Dressed(found, lock)
 
 
-def _origin(action: Copy, site: Site) -> Origin | None:
+async def _origin(action: Copy, site: Site, found: Dressed, context: Context) -> Origin | None:
     if not site.keeps_origin:
         return None
-    return Origin(version_id=action.version_id, mtime_ms=action.mtime_ms)
+    lock = found.lock
+    if lock is not None and not await context.locks.takes(site, context.bucket):
+        context.locks.miss(action.key, site, context.findings)
+        lock = None
+    return Origin(version_id=action.version_id, mtime_ms=action.mtime_ms, lock=lock)
 
 
-def _for_site(action: Copy, site: Site, found: Attributes, context: Context) -> Attributes:
+def _for_site(action: Copy, site: Site, found: Dressed, context: Context) -> Attributes:
     if site.keeps_origin:
-        return unmarked(found)
-    return marked(found, bucket=context.bucket, action=action)
+        return unmarked(found.attributes)
+    return marked(found.attributes, bucket=context.bucket, action=action)
 
 
 def md5_of(etag: str) -> bytes | None:
@@ -355,3 +415,20 @@ async def _mark(action: Mark, target: Target, reached: list[Target], context: Co
     if await _counted(action, write(), context):
         reached.append(target)
         context.totals.marked += 1
+
+
+async def _remove(action: Remove, done: list[Action], context: Context) -> None:
+    """Take a version away; one that is locked stays, as a hold is stronger than a removal."""
+    store = context.sites[action.site].store
+
+    async def remove() -> None:
+        try:
+            await store.delete(context.bucket, action.key, version_id=action.version_id)
+        except AccessDenied as error:
+            context.totals.held += 1
+            context.findings.note(key=action.key, what="held", why=str(error))
+        else:
+            context.totals.removed += 1
+            done.append(action)
+
+    await _counted(action, remove(), context)

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from entrepot.clock import derived_id
 from entrepot.errors import NotFound
+from entrepot.replication.merge import Histories
 from entrepot.replication.plan import Copy
 from entrepot.replication.sites import Site
 from entrepot.store.protocol import Attributes, Version
@@ -25,13 +26,14 @@ from entrepot.store.protocol import Attributes, Version
 ORIGIN_NAME = "entrepot-origin"
 """The metadata that holds the mark."""
 
-Heads = tuple[Version | None, ...]
+LOOK_MAX = 4
+"""Versions below a write that are asked what they are copies of."""
 
 
 def marked(attributes: Attributes, *, bucket: str, action: Copy) -> Attributes:
     """``attributes`` with the mark of a copy."""
     version_id, time = action.source_version, str(action.mtime_ms)
-    proof = _proof(bucket, action.key, version_id, time, action.etag)
+    proof = _proof(bucket, action.target_key, version_id, time, action.etag)
     metadata = {**attributes.metadata, ORIGIN_NAME: f"{version_id} {time} {proof}"}
     return replace(attributes, metadata=metadata)
 
@@ -44,49 +46,75 @@ def unmarked(attributes: Attributes) -> Attributes:
 
 def marked_time(version: Version, *, bucket: str) -> int:
     """The time (Unix ms) of what the version was copied from; its own where it is no copy."""
+    time_ms = _marked_time(version, bucket)
+    return version.mtime_ms if time_ms is None else time_ms
+
+
+def _marked_time(version: Version, bucket: str) -> int | None:
     mark = version.attributes.metadata.get(ORIGIN_NAME, "") if version.attributes else ""
     version_id, _, rest = mark.partition(" ")
     time, _, proof = rest.partition(" ")
     is_ours = time.isdecimal() and proof == _proof(
         bucket, version.key, version_id, time, version.etag
     )
-    return int(time) if is_ours else version.mtime_ms
+    return int(time) if is_ours else None
 
 
 def _proof(bucket: str, key: str, version_id: str, time: str, etag: str) -> str:
     return str(derived_id("origin", bucket, key, version_id, time, etag))
 
 
-async def with_origins(sites: Sequence[Site], bucket: str, heads: Heads) -> Heads:
-    """``heads`` of one key, those on endpoints that mint times with the time they stand for."""
-    has_object = any(head is not None and not head.is_delete_marker for head in heads)
+async def with_origins(sites: Sequence[Site], bucket: str, histories: Histories) -> Histories:
+    """The histories of one key; on endpoints that mint times, the head and what it was written
+    over as far as the order needs it, with the times they stand for.
+    """
+    heads = [history[0] for history in histories if history]
+    has_object = any(not head.is_delete_marker for head in heads)
 
-    async def placed(site: Site, head: Version | None) -> Version | None:
-        if head is None or site.keeps_origin:
-            return head
-        if not head.is_delete_marker:
-            return replace(head, mtime_ms=await _copied_at(site, bucket, head))
-        # Deleted everywhere needs no order.
-        return await _deleted_at(site, bucket, head) if has_object else head
+    async def placed(site: Site, history: tuple[Version, ...]) -> tuple[Version, ...]:
+        if not history or site.keeps_origin:
+            return history
+        if not has_object:
+            return history[:1]  # deleted everywhere needs no order
+        if history[0].is_delete_marker:
+            return await _deleted(site, bucket, history)
+        return await _written(site, bucket, history, is_alone=len(heads) == 1)
 
-    pairs = zip(sites, heads, strict=True)
-    return tuple(await asyncio.gather(*(placed(site, head) for site, head in pairs)))
+    pairs = zip(sites, histories, strict=True)
+    return tuple(await asyncio.gather(*(placed(site, history) for site, history in pairs)))
 
 
-async def _copied_at(site: Site, bucket: str, version: Version) -> int:
+async def _written(
+    site: Site, bucket: str, history: Sequence[Version], *, is_alone: bool
+) -> tuple[Version, ...]:
+    """The head, and below a write of the site's own the copy that its writer may have seen."""
+    head, is_copy = await _placed(site, bucket, history[0])
+    found = [head]
+    if not is_copy and not is_alone:
+        for version in history[1 : 1 + LOOK_MAX]:
+            if not version.is_delete_marker:
+                below, is_copy = await _placed(site, bucket, version)
+                found.append(below)
+                if is_copy:
+                    break
+    return tuple(found)
+
+
+async def _deleted(site: Site, bucket: str, history: Sequence[Version]) -> tuple[Version, ...]:
+    marker = history[0]
+    for version in history[1:]:
+        if not version.is_delete_marker:
+            below, _ = await _placed(site, bucket, version)
+            return replace(marker, mtime_ms=below.mtime_ms + 1), below
+    return (marker,)
+
+
+async def _placed(site: Site, bucket: str, version: Version) -> tuple[Version, bool]:
+    """The version with the time it stands for, and whether it is a copy."""
     # Gone since it was listed: whatever is planned then finds that out by itself.
     with suppress(NotFound):
         found = await site.store.head(bucket, version.key, version_id=version.version_id)
-        return marked_time(replace(version, attributes=found.attributes), bucket=bucket)
-    return version.mtime_ms
-
-
-async def _deleted_at(site: Site, bucket: str, marker: Version) -> Version:
-    async for page in site.store.versions(bucket, prefix=marker.key):
-        for version in page.versions:
-            if version.key != marker.key:
-                return marker
-            if not version.is_delete_marker:
-                below_ms = await _copied_at(site, bucket, version)
-                return replace(marker, mtime_ms=below_ms + 1)
-    return marker
+        time_ms = _marked_time(replace(version, attributes=found.attributes), bucket)
+        if time_ms is not None:
+            return replace(version, mtime_ms=time_ms), True
+    return version, False

@@ -1,41 +1,34 @@
-"""Which site's version of a key wins, and what the others must do: pure.
+"""What must be done so that all sites hold the same versions of a key and serve the same: pure.
 
-The newest current version or delete marker wins; equal times are decided by the sites' rank. A
-key that a site does not have was never deleted there as far as anyone can tell, so absence alone
-deletes nothing. Sites are given in rank order and named by their index.
+What any site has, every site gets, under the same id and time where the endpoint keeps them; so
+their histories become equal, and the newest version or delete marker is served everywhere. A site
+that mints ids gets the version to be served only. A version that a site does not have was never
+removed there as far as anyone can tell, so absence alone removes nothing: what was removed is
+``Facts.removed``, and what a site's own lifecycle would take at once, ``Facts.expired``, is not
+brought back.
 
-Two versions are *the same write* when their times are equal and so are their bytes (size and
-ETag): a change of metadata alone has a new time. Where an endpoint mints its own ids and times,
-``origins`` hands us the time that the copy was made from.
+Endpoints serve equal times by arrival, each another one. So a tie, and any winner of a conflict
+that is not the newest, is settled by writing the winner once more, a millisecond after the newest,
+at every site. That goes first: whoever meets a key that was settled in part knows it by the id.
+
+Sites are given in rank order and named by their index.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from entrepot.clock import derived_id, is_uuid
+from entrepot.clock import derived_id
+from entrepot.replication.policy import Mode, Policy, Travel, Verdict, kept_name
+from entrepot.replication.view import Entry, Head, View, contenders, settlement_id
 
-MULTIPART_SIGN = "-"
+__all__ = ["Action", "Copy", "Decision", "Facts", "Head", "Left", "Mark", "Remove", "Target"]
 
-
-class Head(Protocol):
-    """What must be known of a current version."""
-
-    @property
-    def version_id(self) -> str: ...
-    @property
-    def mtime_ms(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def etag(self) -> str: ...
-    @property
-    def is_delete_marker(self) -> bool: ...
+KEY_MAX_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A site that lacks the winner; ``expected_etag`` is its current one, "" for none."""
+    """A site that lacks a version; ``expected_etag`` is of its current one, "" for none."""
 
     site: int
     expected_etag: str
@@ -43,10 +36,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Bring the winner's bytes and attributes to ``targets``.
+    """Bring a version's bytes and attributes to ``targets``.
 
     ``source_version`` is read at ``source``; ``version_id`` and ``mtime_ms`` are what the copies
-    shall carry. They differ from the source's where a tie is settled or its id is no UUID.
+    shall carry. They differ from the source's where it is written anew or its id is no UUID.
+    ``to_key`` is another name to write to, "" for the same.
     """
 
     key: str
@@ -57,102 +51,343 @@ class Copy:
     mtime_ms: int
     size_bytes: int
     etag: str
+    to_key: str = ""
+
+    @property
+    def target_key(self) -> str:
+        """The key that is written."""
+        return self.to_key or self.key
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Bring the winning delete marker to ``targets``."""
+    """Bring a delete marker to ``targets``."""
 
     key: str
     targets: tuple[Target, ...]
     version_id: str
     mtime_ms: int
 
+    @property
+    def target_key(self) -> str:
+        """The key that is written."""
+        return self.key
+
 
 @dataclass(frozen=True, slots=True)
-class Quarantine:
-    """A version from the future: applying it would swallow every later write. Left alone."""
+class Remove:
+    """Take a version away that was removed elsewhere; ``version_id`` is its id at ``site``."""
 
     key: str
     site: int
-    mtime_ms: int
+    version_id: str
 
 
-Action = Copy | Mark | Quarantine
+Action = Copy | Mark | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left alone, and why: ``what`` is quarantined, drifted, differs or not kept."""
+
+    key: str
+    site: int
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done to a key: ``first`` whole before anything of ``then``.
+
+    ``deletes`` counts the objects that would no longer be served, and the versions removed;
+    ``serves`` is the version id that every keeper serves afterwards, "" where each serves its own.
+    """
+
+    first: tuple[Action, ...] = ()
+    then: tuple[Action, ...] = ()
+    left: tuple[Left, ...] = ()
+    deletes: int = 0
+    serves: str = ""
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """All of them, in order."""
+        return self.first + self.then
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known beside what the sites list.
+
+    Args:
+        removed: writes that were removed by their id, and at which sites.
+        expired: for each site, the writes that its lifecycle would take at once.
+        source: the only site that others copy from; ``None``: every site is.
+        names: of the sites.
+    """
+
+    horizon_ms: int
+    removed: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    expired: Sequence[frozenset[str]] = ()
+    source: int | None = None
+    names: Sequence[str] = ()
 
 
 def decide(
-    key: str,
-    heads: Sequence[Head | None],
-    *,
-    keeps_origin: Sequence[bool],
-    horizon_ms: int,
-) -> Action | None:
-    """What makes all sites agree on ``key``; ``None`` where they do.
+    view: View, *, facts: Facts, policy: Policy | None = None, verdict: Verdict | None = None
+) -> Decision:
+    """What makes all sites agree on a key; nothing to do where they do.
 
     Args:
-        heads: each site's current version in rank order, ``None`` where it has none.
-        keeps_origin: whether a site keeps the version id and time of a copy.
-        horizon_ms: versions later than this (Unix milliseconds) are from the future.
+        verdict: who wins, where heads contend; the newest without one.
     """
-    present = [(head.mtime_ms, -site) for site, head in enumerate(heads) if head is not None]
-    if not present:
-        return None
-    winner = -max(present)[1]
-    best = _known(heads[winner])
-    if best.mtime_ms > horizon_ms:
-        return Quarantine(key=key, site=winner, mtime_ms=best.mtime_ms)
-    losers = [site for site, head in enumerate(heads) if site != winner and not _agrees(best, head)]
-    if not losers:
-        return None
-    version_id, mtime_ms = _identity(key, best), best.mtime_ms
-    if any(keeps_origin[site] and _time(heads[site]) == mtime_ms for site in losers):
-        # Endpoints serve equal times by arrival, each another one: only a later write of the
-        # winner, at its own site and where it is already, makes them agree. A marker that stays
-        # behind by a millisecond is a marker all the same.
-        mtime_ms += 1
-        version_id = str(derived_id("settle", key, best.version_id, str(mtime_ms)))
-        losers = list(range(len(heads))) if not best.is_delete_marker else losers
-    targets = tuple(Target(site=site, expected_etag=_etag(heads[site])) for site in losers)
-    if best.is_delete_marker:
-        return Mark(key=key, targets=targets, version_id=version_id, mtime_ms=mtime_ms)
-    return Copy(
-        key=key,
-        source=winner,
-        source_version=best.version_id,
-        targets=targets,
-        version_id=version_id,
-        mtime_ms=mtime_ms,
-        size_bytes=best.size_bytes,
-        etag=best.etag,
+    policy = policy or Policy()
+    newest = max(view.heads, key=lambda entry: entry.order, default=None)
+    if newest is not None and newest.mtime_ms > facts.horizon_ms:
+        why = f"its time at {_name(facts, newest.site)} is in the future"
+        return Decision(left=(Left(view.key, newest.site, "quarantined", why),))
+    ours = _travelling(view, facts, policy)
+    plan = _Plan(view, ours, facts)
+    if policy.mode is Mode.ONE_WAY and facts.source is not None:
+        plan.one_way(facts.source)
+    elif ours.heads:
+        plan.both_ways(verdict)
+    for entry in _removals(view, facts, policy):
+        plan.then.append(Remove(view.key, entry.site, entry.version_id))
+        plan.deletes += 1
+    return Decision(
+        first=tuple(plan.first),
+        then=tuple(plan.then),
+        left=tuple(plan.left),
+        deletes=plan.deletes,
+        serves=plan.serves,
     )
 
 
-def _known(head: Head | None) -> Head:
-    assert head is not None
-    return head
+def conflict(view: View, *, facts: Facts, policy: Policy) -> tuple[Entry, ...]:
+    """The heads that contend, where the rule has them settled; else none."""
+    if policy.mode is Mode.ONE_WAY:
+        return ()
+    found = contenders(_travelling(view, facts, policy))
+    same = len({entry.bytes for entry in found}) == 1
+    if same and all(entry.is_delete_marker for entry in found):
+        return ()
+    return () if any(entry.mtime_ms > facts.horizon_ms for entry in found) else found
 
 
-def _etag(head: Head | None) -> str:
-    return "" if head is None else head.etag
+def _travelling(view: View, facts: Facts, policy: Policy) -> View:
+    """The key as far as this rule is about it."""
+    without = _gone(facts, policy)
+    if Travel.MARKERS not in policy.travels:
+        entries = (entry for history in view.histories for entry in history)
+        without |= {entry.identity for entry in entries if entry.is_delete_marker}
+    return view.without(without)
 
 
-def _time(head: Head | None) -> int | None:
-    return None if head is None else head.mtime_ms
+def _gone(facts: Facts, policy: Policy) -> frozenset[str]:
+    """The writes that shall be nowhere, since they were removed somewhere."""
+    if Travel.REMOVALS not in policy.travels:
+        return frozenset()
+    return frozenset(
+        identity
+        for identity, sites in facts.removed.items()
+        if facts.source is None or facts.source in sites
+    )
 
 
-def _agrees(best: Head, head: Head | None) -> bool:
-    if best.is_delete_marker:
-        return head is None or head.is_delete_marker
-    if head is None or head.is_delete_marker:
-        return False
-    same_bytes = (best.size_bytes, best.etag) == (head.size_bytes, head.etag)
-    return same_bytes and best.mtime_ms == head.mtime_ms
+def _removals(view: View, facts: Facts, policy: Policy) -> list[Entry]:
+    gone = _gone(facts, policy)
+    return [entry for history in view.histories for entry in history if entry.identity in gone]
 
 
-def _identity(key: str, best: Head) -> str:
-    # "null" (written while versioning was off) and other vendors' ids are no UUIDs; the copy gets
-    # an id that is derived, so that doing it twice is doing it once.
-    if is_uuid(best.version_id):
-        return best.version_id
-    return str(derived_id("copy", key, best.version_id, str(best.mtime_ms), best.etag))
+def _name(facts: Facts, site: int) -> str:
+    return facts.names[site] if site < len(facts.names) else str(site)
+
+
+class _Plan:
+    """The actions of one key while they are found."""
+
+    def __init__(self, there: View, ours: View, facts: Facts) -> None:
+        self.there = there  # as the sites have it
+        self.ours = ours  # what of it this rule is about
+        self.facts = facts
+        self.first: list[Action] = []
+        self.then: list[Action] = []
+        self.left: list[Left] = []
+        self.deletes = 0
+        self.serves = ""
+
+    def both_ways(self, verdict: Verdict | None) -> None:
+        """Everybody gets everything, and serves the winner."""
+        view, known = self.ours, self.ours.known
+        best = verdict.winner if verdict else max(view.heads, key=lambda entry: entry.order)
+        sites = list(range(len(view.keeps)))
+        self.serves = best.identity
+        if _is_unsettled(view, best):
+            mtime_ms = max(entry.mtime_ms for entry in known.values()) + 1
+            names = frozenset(entry.identity for entry in contenders(view) or view.heads)
+            version_id = settlement_id(view.key, best.identity, names, mtime_ms)
+            self._carry(self.first, best, sites, version_id=version_id, mtime_ms=mtime_ms)
+            self.serves = version_id
+        else:
+            self._carry(self.then, best, self._behind(best, sites))
+        self._fill(list(known.values()), sites, best)
+        self._compare()
+        if verdict and verdict.keeps_both:
+            self._keep(contenders(view), verdict.winner)
+
+    def one_way(self, source: int) -> None:
+        """What the source has goes to the others; what they have of their own is left alone."""
+        history = self.ours.histories[source]
+        known = {entry.identity for entry in history}
+        others = [site for site in range(len(self.ours.keeps)) if site != source]
+        behind = []
+        for site in others:
+            head = self.ours.head(site)
+            if head is None or head.identity in known:
+                behind.append(site)
+                continue
+            why = f"{_name(self.facts, site)} has a write of its own, and keeps it"
+            self.left.append(Left(self.ours.key, site, "drifted", why))
+        if history:
+            self._carry(self.then, history[0], self._behind(history[0], behind))
+            entries = list(history if self.ours.keeps[source] else history[:1])
+            self._fill(entries, others, history[0])
+
+    def _compare(self) -> None:
+        """One version id stands for one body."""
+        seen: dict[str, Entry] = {}
+        for site, history in enumerate(self.ours.histories):
+            for entry in history if self.ours.keeps[site] else ():
+                if seen.setdefault(entry.identity, entry).bytes != entry.bytes:
+                    why = f"{_name(self.facts, site)} has other bytes in {entry.version_id}"
+                    self.left.append(Left(self.ours.key, site, "differs", why))
+
+    def _behind(self, best: Entry, sites: Sequence[int]) -> list[int]:
+        """The sites that mint ids and serve something else."""
+        found = []
+        for site in sites:
+            head = self.ours.head(site)
+            if best.is_delete_marker:
+                differs = head is not None and not head.is_delete_marker
+            else:
+                differs = head is None or head.identity != best.identity
+            if differs and not self.ours.keeps[site]:
+                found.append(site)
+        return found
+
+    def _fill(self, entries: Sequence[Entry], sites: Sequence[int], best: Entry) -> None:
+        """Every keeper gets what it lacks."""
+        view = self.ours
+        held = [{entry.identity for entry in history} for history in self.there.histories]
+        for entry in sorted(entries, key=lambda each: each.order):
+            if not _is_brought(view, entry, best):
+                continue
+            lacking = [
+                site
+                for site in sites
+                if view.keeps[site]
+                and entry.identity not in held[site]
+                and site not in self.facts.removed.get(entry.identity, ())
+                and not (self.facts.expired and entry.identity in self.facts.expired[site])
+            ]
+            self._carry(self.then, entry, lacking)
+
+    def _carry(
+        self,
+        actions: list[Action],
+        entry: Entry,
+        sites: Sequence[int],
+        *,
+        version_id: str = "",
+        mtime_ms: int = 0,
+    ) -> None:
+        mtime_ms = mtime_ms or entry.mtime_ms
+        if entry.is_delete_marker:
+            sites = [site for site in sites if self._takes_marker(site)]
+            self.deletes += sum(self._hides(site, mtime_ms) for site in sites)
+        if not sites:
+            return
+        targets = tuple(Target(site, self._etag(site)) for site in sites)
+        version_id = version_id or entry.identity
+        if entry.is_delete_marker:
+            actions.append(Mark(self.ours.key, targets, version_id, mtime_ms))
+            return
+        actions.append(
+            Copy(
+                key=self.ours.key,
+                source=entry.site,
+                source_version=entry.version_id,
+                targets=targets,
+                version_id=version_id,
+                mtime_ms=mtime_ms,
+                size_bytes=entry.size_bytes,
+                etag=entry.etag,
+            )
+        )
+
+    def _takes_marker(self, site: int) -> bool:
+        head = self.there.head(site)
+        return self.ours.keeps[site] or (head is not None and not head.is_delete_marker)
+
+    def _hides(self, site: int, mtime_ms: int) -> bool:
+        head = self.there.head(site)
+        return head is not None and not head.is_delete_marker and head.mtime_ms < mtime_ms
+
+    def _etag(self, site: int) -> str:
+        head = self.there.head(site)
+        return "" if head is None else head.etag
+
+    def _keep(self, contending: Sequence[Entry], winner: Entry) -> None:
+        """The losers under names of their own."""
+        for entry in contending:
+            if entry.is_delete_marker or entry.bytes == winner.bytes:
+                continue
+            name = kept_name(
+                entry_key := self.ours.key,
+                site=_name(self.facts, entry.site),
+                mtime_ms=entry.mtime_ms,
+            )
+            if len(name.encode()) > KEY_MAX_BYTES:
+                why = "its second name would be longer than a key may be"
+                self.left.append(Left(entry_key, entry.site, "not kept", why))
+                continue
+            self.first.append(  # before anything makes the conflict look settled
+                Copy(
+                    key=entry_key,
+                    source=entry.site,
+                    source_version=entry.version_id,
+                    targets=tuple(Target(site, "") for site in range(len(self.ours.keeps))),
+                    version_id=str(derived_id("keep", entry_key, entry.identity)),
+                    mtime_ms=entry.mtime_ms,
+                    size_bytes=entry.size_bytes,
+                    etag=entry.etag,
+                    to_key=name,
+                )
+            )
+
+
+def _is_brought(view: View, entry: Entry, best: Entry) -> bool:
+    """Whether every keeper gets it. A marker of a site that mints ids stands for one that they
+    have, or for nothing, unless it is what is to be served.
+    """
+    return not entry.is_delete_marker or view.keeps[entry.site] or entry.identity == best.identity
+
+
+def _is_unsettled(view: View, best: Entry) -> bool:
+    """Whether endpoints would not all serve ``best`` once every one of them has everything."""
+    known = view.known
+    if any(entry.mtime_ms > best.mtime_ms for entry in known.values()):
+        return True
+    keepers = [history for keeps, history in zip(view.keeps, view.histories, strict=True) if keeps]
+    tied = {
+        entry.identity
+        for entry in known.values()
+        if entry.mtime_ms == best.mtime_ms and _is_brought(view, entry, best)
+    }
+    served = {history[0].identity if history else "" for history in keepers}
+    settled = served == {best.identity} and all(
+        tied <= {entry.identity for entry in history} for history in keepers
+    )
+    return bool(keepers) and len(tied) > 1 and not settled

@@ -7,7 +7,7 @@ site that was not probed can do nothing.
 from collections.abc import Iterable
 from typing import Final
 
-from entrepot.catalog.rule import RuleSpec, Travel
+from entrepot.catalog.rule import Drift, RuleSpec, Travel
 from entrepot.catalog.sites import Site
 from entrepot.errors import Unsupported
 from entrepot.store.protocol import Capability
@@ -42,13 +42,14 @@ def check_promises(rule: RuleSpec, sites: Iterable[Site]) -> None:
 
 def check_swept(rule: RuleSpec) -> None:
     """Refuse to sweep what a rule says and a sweep does not do yet: it would do something else."""
-    usual = RuleSpec(buckets=rule.buckets, sites=rule.sites)
-    for name in ("mode", "tag_filter", "conflict"):
-        if getattr(rule, name) != getattr(usual, name):
-            raise Unsupported(f"sweeps do not heed {name} yet", hint="entrepot replicate rule edit")
-    missing = set(usual.travels) - set(rule.travels)
-    if missing - {Travel.LOCKS} or Travel.VERSION_DELETES in rule.travels:
-        raise Unsupported("sweeps do not heed travels yet", hint="entrepot replicate rule edit")
+    unheeded = {
+        "tag_filter": bool(rule.tag_filter),
+        "drift: overwrite": rule.drift is Drift.OVERWRITE,
+        "travels without metadata": Travel.METADATA not in rule.travels,
+    }
+    for what, is_said in unheeded.items():
+        if is_said:
+            raise Unsupported(f"sweeps do not heed {what} yet", hint="entrepot replicate rule edit")
 
 
 def _needed(rule: RuleSpec) -> list[tuple[Capability, str]]:

@@ -9,7 +9,7 @@ idempotent or conditional.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,11 +17,16 @@ from pydantic import SecretStr
 from entrepot.catalog import jobs
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lease import Lease
+from entrepot.catalog.plans import seal_plan
+from entrepot.catalog.rule import RuleSpec
 from entrepot.catalog.states import JobState
 from entrepot.clock import SYSTEM_CLOCK, Clock
-from entrepot.errors import Busy, InvalidInput
+from entrepot.errors import Busy, EntrepotError, InvalidInput, PreconditionFailed
+from entrepot.replication.ledger import Before, JobLedger, Terms, before_of
+from entrepot.replication.policy import Mode, Policy, Travel
 from entrepot.replication.shards import cut, find_prefixes
 from entrepot.replication.sites import Site, by_rank, check_bucket
+from entrepot.replication.skew import Skew, bound_ms, measure
 from entrepot.replication.standing import Standing, resting
 from entrepot.replication.sweep import Options, Range, sweep
 from entrepot.replication.totals import Findings, Marks, Totals, thinned
@@ -53,14 +58,32 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Force:
+    """What a person asked for in spite of a guard, or of a dry run: to keep its plan."""
+
+    partial: bool = False
+    rejoin: bool = False
+    save: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BucketJob:
-    """A claimed job over one bucket of a rule."""
+    """A claimed job over one bucket of a rule, and how it is to be carried out.
+
+    ``skews`` are the sites' clocks as measured at its begin; ``save`` keeps the plan of a dry run.
+    """
 
     claim: jobs.Claim
     rule: str
     bucket: str
     prefix: str
     shards: tuple[jobs.Shard, ...]
+    policy: Policy = field(default_factory=Policy)
+    skews: Mapping[str, Skew] = field(default_factory=dict)
+    skew_ms: int = 0
+    before: Before = field(default_factory=Before)
+    force_partial: bool = False
+    save: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +94,19 @@ class Outcome:
     totals: Mapping[str, int]
     findings: Sequence[Mapping[str, str]] = field(default=())
     marks: Sequence[str] = field(default=())
+
+
+def policy_of(rule: RuleSpec) -> Policy:
+    """How a rule is carried out."""
+    return Policy(
+        mode=Mode(rule.mode),
+        source_site=rule.source or "",
+        travels=frozenset(map(Travel, rule.travels)),
+        conflict=rule.conflict,
+        max_delete_share=rule.max_delete_share,
+        max_delete_count=rule.max_delete_count,
+        tombstone_horizon_s=rule.tombstone_horizon_s,
+    )
 
 
 @asynccontextmanager
@@ -121,6 +157,9 @@ async def begin(
     holder: str,
     flow_run_id: str | None,
     dry_run: bool = False,
+    policy: Policy | None = None,
+    force: Force | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> BucketJob:
     """Claim the bucket's job, waiting for a dead holder's lease, and cut it into shards.
 
@@ -131,20 +170,26 @@ async def begin(
     Raises:
         InvalidInput: fewer than two sites.
         BucketNotFound, Unsupported: the bucket is missing or unversioned at a site.
+        PreconditionFailed: the sites were apart for longer than deletes are remembered.
         Busy: another run is alive and working on it.
     """
+    policy, force = policy or Policy(), force or Force()
     if len(sites) < 2:
         raise InvalidInput("a rule needs two or more sites", rule=rule)
     await asyncio.gather(*(check_bucket(site, bucket) for site in sites))
     subject = f"{rule}/{bucket}/{prefix}"
+    last = await jobs.last_completed(catalog, kind=KIND, subject=subject)
+    if last is not None and not (dry_run or force.rejoin):
+        _check_horizon(last, policy, clock, rule=rule, bucket=bucket)
     claim = await _claim(
         catalog,
         kind=DRY_RUN_KIND if dry_run else KIND,
         subject=subject,
         holder=holder,
         flow_run_id=flow_run_id,
+        # What is looked at and approved is one look at all of it.
+        resume_within_s=0 if force.save else RESUME_WITHIN_S,
     )
-    last = await jobs.last_completed(catalog, kind=KIND, subject=subject)
     places: Sequence[str] = ()
     if last is not None:
         shards = min(shards, 1 + _listed(last) // SHARD_MIN_ENTRIES)
@@ -153,7 +198,35 @@ async def begin(
         places = await find_prefixes(sites, bucket, prefix=prefix)
     ranges = cut(places, shards=shards)
     planned = await jobs.plan_shards(catalog, claim, ranges)
-    return BucketJob(claim=claim, rule=rule, bucket=bucket, prefix=prefix, shards=planned)
+    skews = await measure(sites, clock=clock)
+    return BucketJob(
+        claim=claim,
+        rule=rule,
+        bucket=bucket,
+        prefix=prefix,
+        shards=planned,
+        policy=policy,
+        skews=skews,
+        skew_ms=bound_ms(skews, sites=len(sites)),
+        before=Before() if last is None else before_of(last.report),
+        force_partial=force.partial,
+        save=force.save,
+    )
+
+
+def _check_horizon(last: jobs.Job, policy: Policy, clock: Clock, *, rule: str, bucket: str) -> None:
+    """Refuse to merge sites that were apart for so long that deletes may be forgotten."""
+    since = last.finished_at or last.started_at
+    if (clock.now() - since).total_seconds() > policy.tombstone_horizon_s:
+        raise PreconditionFailed(
+            "the sites were last made equal longer ago than deletes are remembered, so what is "
+            "at one of them only may have been deleted",
+            hint=f"look at it: entrepot replicate run {rule} --bucket {bucket} --dry-run --save; "
+            f"then approve that plan, or: entrepot replicate run {rule} --bucket {bucket} --rejoin",
+            bucket=bucket,
+            since=since.isoformat(timespec="seconds"),
+            horizon_s=policy.tombstone_horizon_s,
+        )
 
 
 def _listed(job: jobs.Job) -> int:
@@ -161,7 +234,13 @@ def _listed(job: jobs.Job) -> int:
 
 
 async def _claim(
-    catalog: Catalog, *, kind: str, subject: str, holder: str, flow_run_id: str | None
+    catalog: Catalog,
+    *,
+    kind: str,
+    subject: str,
+    holder: str,
+    flow_run_id: str | None,
+    resume_within_s: float,
 ) -> jobs.Claim:
     # One lease and a beat: a live holder renews in that time, a dead one's lease has ended.
     for attempt in range(int(LEASE_S) + 5):
@@ -172,7 +251,7 @@ async def _claim(
                 subject=subject,
                 holder=holder,
                 lease_s=LEASE_S,
-                resume_within_s=RESUME_WITHIN_S,
+                resume_within_s=resume_within_s,
                 flow_run_id=flow_run_id,
             )
         except Busy:
@@ -220,8 +299,14 @@ async def sweep_shard(
         return round(clock.now().timestamp() * 1000) + SKEW_MS
 
     options = Options(
-        batch_size=batch_size, workers=workers, horizon_ms=horizon_ms, dry_run=dry_run
+        batch_size=batch_size,
+        workers=workers,
+        horizon_ms=horizon_ms,
+        dry_run=dry_run,
+        policy=job.policy,
+        skew_ms=job.skew_ms,
     )
+    ledger = JobLedger(catalog, sites, claim=job.claim, shard=shard.number, terms=_terms(job))
     async with Lease(catalog, job.claim, lease_s=LEASE_S, release_after=False) as lease:
 
         async def from_the_cursor() -> Findings:
@@ -233,6 +318,7 @@ async def sweep_shard(
                 guard=_guard(lease, standing),
                 checkpoint=checkpoint,
                 marks=marks,
+                ledger=ledger,
             )
             return found
 
@@ -264,6 +350,19 @@ def _guard(lease: Lease, standing: Standing | None) -> Callable[[], None]:
     return check
 
 
+def _terms(job: BucketJob) -> Terms:
+    return Terms(
+        rule=job.rule,
+        bucket=job.bucket,
+        prefix=job.prefix,
+        policy=job.policy,
+        before=job.before,
+        shards=len(job.shards),
+        force_partial=job.force_partial,
+        save=job.save,
+    )
+
+
 async def finish(
     catalog: Catalog, *, job: BucketJob, outcomes: Sequence[Outcome], more: Mapping[str, Any]
 ) -> Outcome:
@@ -277,9 +376,31 @@ async def finish(
             findings.note(key=row["key"], what=row["what"], why=row["why"])
     state = JobState.FAILED if totals.failed else JobState.COMPLETED
     marks = thinned(sorted((key for each in outcomes for key in each.marks), key=str.encode))
-    report = {"totals": totals.as_dict(), "findings": findings.rows, "marks": marks, **more}
+    skews = {name: asdict(skew) for name, skew in job.skews.items()}
+    report = {
+        "totals": totals.as_dict(),
+        "findings": findings.rows,
+        "marks": marks,
+        "skew": skews,
+        **more,
+    }
+    if job.save:
+        await seal_plan(
+            catalog,
+            job_id=job.claim.job_id,
+            rule=job.rule,
+            bucket=job.bucket,
+            prefix=job.prefix,
+            totals=totals.as_dict(),
+        )
     await jobs.finish(catalog, job.claim, state=state, report=report)
     return Outcome(bucket=job.bucket, totals=totals.as_dict(), findings=tuple(findings.rows))
+
+
+async def refuse(catalog: Catalog, *, job: BucketJob, error: EntrepotError) -> None:
+    """Close a job that a guard stopped; the report says why. The next run begins anew."""
+    report = {"refused": str(error)[:4000], "hint": error.hint[:1000]}
+    await jobs.finish(catalog, job.claim, state=JobState.FAILED, report=report)
 
 
 async def progress(catalog: Catalog, *, job: BucketJob) -> float:

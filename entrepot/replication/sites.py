@@ -3,9 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from entrepot.errors import BucketNotFound, InvalidInput, Unsupported
-from entrepot.store.protocol import Capability, Store
+from entrepot.store.protocol import Capability, Store, Version
+
+
+class Took(Protocol):
+    """Is told what a site was given, so that a catalog beside it can learn of it."""
+
+    async def __call__(self, bucket: str, key: str, versions: Sequence[Version]) -> None:
+        """``versions`` of ``key`` are in the store now; called again, it changes nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +23,8 @@ class Site:
 
     ``streams`` bounds the bodies that are read while they are written elsewhere. Such a copy holds
     a connection here until it gets one there, so two directions would wait for each other for ever
-    if they could take all; it must be less than the connections of ``store``.
+    if they could take all; it must be less than the connections of ``store``. ``took`` is told of
+    each version that was written here under an id and a time of our choice.
     """
 
     name: str
@@ -22,6 +32,7 @@ class Site:
     store: Store
     capabilities: frozenset[Capability]
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16), compare=False)
+    took: Took | None = None
 
     @property
     def keeps_origin(self) -> bool:

@@ -1,12 +1,13 @@
 """What a sweep counts, and how counts of shards add up."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 SAMPLES_MAX = 100
 """Examples kept of each kind of finding; the counts are exact, the examples a help."""
 MARK_EVERY = 5_000
 """Entries from one mark to the next: a quarter of the smallest range worth a task."""
+AT = "held@"
 MARKS_MAX = 64
 """Marks kept of a range, and of a job: twice the ranges that a run can be cut into."""
 
@@ -20,20 +21,38 @@ class Totals:
     copied: int = 0  # copies written, one for each target
     copied_bytes: int = 0
     marked: int = 0  # delete markers written
+    removed: int = 0  # versions removed that were removed elsewhere
+    held: int = 0  # versions that stay although they were removed elsewhere: they are locked
+    deletes: int = 0  # objects that a plan would hide, and versions that it would remove
+    conflicts: int = 0  # keys that were written at several sites unknown to each other
     verified: int = 0  # copies and markers found again afterwards
     moved: int = 0  # changed since they were listed; left to the next sweep
     quarantined: int = 0  # from the future; left alone
+    drifted: int = 0  # written at a site that only takes; left alone
     failed: int = 0
+    sites: dict[str, int] = field(default_factory=dict)  # versions held afterwards, by site
+
+    def hold(self, site: str, count: int) -> None:
+        """A site holds so many versions more."""
+        self.sites[site] = self.sites.get(site, 0) + count
 
     def add(self, other: "Totals | Mapping[str, int]") -> None:
         """Add another's counts to these."""
-        values = asdict(other) if isinstance(other, Totals) else other
-        for item in fields(self):
-            setattr(self, item.name, getattr(self, item.name) + int(values.get(item.name, 0)))
+        values = other.as_dict() if isinstance(other, Totals) else other
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + int(values.get(name, 0)))
+        for name, count in values.items():
+            if name.startswith(AT):
+                self.hold(name.removeprefix(AT), int(count))
 
     def as_dict(self) -> dict[str, int]:
-        """The counts by name, as jobs keep them."""
-        return asdict(self)
+        """The counts by name, as jobs keep them; those of sites as ``held@NAME``."""
+        counts: dict[str, int] = {name: getattr(self, name) for name in COUNTS}
+        return counts | {AT + site: count for site, count in self.sites.items()}
+
+
+COUNTS = tuple(item.name for item in fields(Totals) if item.name != "sites")
+"""The names of the counts that are no site's."""
 
 
 @dataclass(slots=True)

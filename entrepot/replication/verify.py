@@ -1,9 +1,9 @@
-"""Looking again: what was written must be what a reader now gets.
+"""Looking again: what was written must be there, and what a reader gets where ids are minted.
 
 After a batch the targets are read anew, by a listing where the batch is dense in it and by HEAD
 where it is sparse (a listed entry costs about a twentieth of a HEAD, measured). A HEAD knows whole
 seconds and no delete markers, so what it finds wanting is looked up in a listing of its own. A
-newer version that somebody wrote since is no fault.
+version that is noncurrent because somebody wrote since is no fault.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,10 @@ from entrepot.store.protocol import Version
 
 LIST_PER_HEAD = 20
 
-Wanted = Mapping[str, Copy | Mark]
+Name = tuple[str, str]
+"""Key and version id; the current version where that is "", as where ids are minted."""
+
+Wanted = Mapping[Name, Copy | Mark]
 
 
 async def verify(
@@ -29,11 +32,13 @@ async def verify(
         prefix: what all of their keys start with.
         after: a key before all of theirs; ``listed`` the entries between it and the last of them.
     """
-    by_site: dict[int, dict[str, Copy | Mark]] = {}
+    by_site: dict[int, dict[Name, Copy | Mark]] = {}
     for action in actions:
         if isinstance(action, Copy | Mark):
             for target in action.targets:
-                by_site.setdefault(target.site, {})[action.key] = action
+                is_kept = context.sites[target.site].keeps_origin
+                name = action.target_key, action.version_id if is_kept else ""
+                by_site.setdefault(target.site, {})[name] = action
     await side_by_side(
         _verify_site(site, wanted, prefix=prefix, after=after, listed=listed, context=context)
         for site, wanted in by_site.items()
@@ -48,44 +53,50 @@ async def _verify_site(
         found = await _by_listing(site, wanted, prefix=prefix, after=after, context=context)
     else:
         found = await _by_head(site, wanted, context=context)
-    keeps_origin = context.sites[site].keeps_origin
-    for key, action in wanted.items():
-        why = _fault(action, found.get(key), keeps_origin=keeps_origin)
+    for name, action in wanted.items():
+        why = _fault(action, found.get(name), is_current=not name[1])
         if why and not by_listing:
-            alone = await _by_listing(site, {key: action}, prefix=key, after="", context=context)
-            why = _fault(action, alone.get(key), keeps_origin=keeps_origin)
+            alone = await _by_listing(
+                site, {name: action}, prefix=name[0], after="", context=context
+            )
+            why = _fault(action, alone.get(name), is_current=not name[1])
         if not why:
             context.totals.verified += 1
             continue
         context.totals.failed += 1
         context.findings.note(
-            key=key, what="failed", why=f"after writing, {context.sites[site].name} {why}"
+            key=name[0], what="failed", why=f"after writing, {context.sites[site].name} {why}"
         )
 
 
 async def _by_listing(
     site: int, wanted: Wanted, *, prefix: str, after: str, context: Context
-) -> dict[str, Version]:
-    last = max(wanted, key=str.encode).encode()
-    found: dict[str, Version] = {}
+) -> dict[Name, Version]:
+    last = max(key.encode() for key, _ in wanted)
+    found: dict[Name, Version] = {}
     pages = context.sites[site].store.versions(context.bucket, prefix=prefix, after=after)
     async for page in pages:
         for version in page.versions:
             if version.key.encode() > last:
                 return found
-            if version.is_current and version.key in wanted:
-                found[version.key] = version
+            name = version.key, version.version_id
+            if name in wanted:
+                found[name] = version
+            if version.is_current:
+                found[version.key, ""] = version
     return found
 
 
-async def _by_head(site: int, wanted: Wanted, *, context: Context) -> dict[str, Version]:
-    found: dict[str, Version] = {}
-    waiting: Iterator[str] = iter(wanted)
+async def _by_head(site: int, wanted: Wanted, *, context: Context) -> dict[Name, Version]:
+    found: dict[Name, Version] = {}
+    waiting: Iterator[Name] = iter(wanted)
 
     async def work() -> None:
-        for key in waiting:
+        for name in waiting:
             try:
-                found[key] = await context.sites[site].store.head(context.bucket, key)
+                found[name] = await context.sites[site].store.head(
+                    context.bucket, name[0], version_id=name[1] or None
+                )
             except BucketNotFound:
                 raise
             except NotFound:
@@ -95,16 +106,15 @@ async def _by_head(site: int, wanted: Wanted, *, context: Context) -> dict[str, 
     return found
 
 
-def _fault(action: Copy | Mark, found: Version | None, *, keeps_origin: bool) -> str:
+def _fault(action: Copy | Mark, found: Version | None, *, is_current: bool) -> str:
+    """What is wrong with a version found by its id, or with the current one."""
     if found is None:
-        return "" if isinstance(action, Mark) else "does not list it"
-    if found.mtime_ms > action.mtime_ms:
+        return "" if isinstance(action, Mark) and is_current else "does not list it"
+    if is_current and found.mtime_ms > action.mtime_ms:
         return ""  # somebody wrote since, or the endpoint gave its own time
+    if isinstance(action, Mark) != found.is_delete_marker:
+        return "serves a delete marker" if found.is_delete_marker else "still serves it"
     if isinstance(action, Mark):
-        return "" if found.is_delete_marker else "still serves it"
-    if found.is_delete_marker:
-        return "serves a delete marker"
+        return ""
     same = (found.size_bytes, found.etag) == (action.size_bytes, action.etag)
-    if not same or (keeps_origin and found.version_id != action.version_id):
-        return f"serves another version, {found.version_id}"
-    return ""
+    return "" if same else f"has other bytes in {found.version_id}"

@@ -136,6 +136,21 @@ def byte_range(size_bytes: int, start: int, stop: int | None) -> tuple[int, int]
     return start, end
 
 
+def body_size(source: Source, size_bytes: int | None) -> int:
+    """The length of a body: given, or that of bytes in memory.
+
+    Raises:
+        InvalidInput: an iterator without a length, or a length that is not that of the bytes.
+    """
+    if not isinstance(source, bytes):
+        if size_bytes is None or size_bytes < 0:
+            raise InvalidInput("a streamed body needs its size")
+        return size_bytes
+    if size_bytes is not None and size_bytes != len(source):
+        raise InvalidInput("the body has another size", said=size_bytes, has=len(source))
+    return len(source)
+
+
 async def measured(source: Source, size_bytes: int) -> AsyncGenerator[bytes, None]:
     """The pieces of ``source``; ``InvalidInput`` as soon as they are not ``size_bytes``."""
     seen_bytes = 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from entrepot.errors import InvalidInput, NotFound, PreconditionFailed
-from entrepot.store.protocol import Attributes, Part, Upload, Version
+from entrepot.store.protocol import Attributes, Part, Upload
 from entrepot.store.records import Change, Extent, Stored, dump, load, moment
 from entrepot.store.versions import VersionIndex, beyond
 
@@ -97,7 +97,7 @@ class Index(VersionIndex):
             return (old.name,) if old else ()
 
     def complete(
-        self, bucket: str, upload_id: str, draft: Version, parts: Sequence[Part], *, chosen: bool
+        self, bucket: str, upload_id: str, draft: Stored, parts: Sequence[Part], *, chosen: bool
     ) -> Change:
         """Turn the named parts into a version like ``draft``; the upload ends."""
         with self._write():
@@ -107,13 +107,13 @@ class Index(VersionIndex):
             for extent in extents:
                 whole.update(bytes.fromhex(extent.md5))
             version = replace(
-                draft,
-                etag=draft.etag or f"{whole.hexdigest()}-{len(extents)}",
+                draft.version,
+                etag=draft.version.etag or f"{whole.hexdigest()}-{len(extents)}",
                 size_bytes=sum(extent.size_bytes for extent in extents),
             )
             change = self.add(
                 bucket,
-                Stored(version, extents),
+                replace(draft, version=version, extents=extents),
                 chosen=chosen,
             )
             self._forget(upload_id)

@@ -27,7 +27,7 @@ from entrepot.store.protocol import (
     Source,
     Version,
 )
-from entrepot.store.records import Condition, Stored, dump, dump_lock, load, load_lock
+from entrepot.store.records import Condition, Stored, dump, dump_lock, load, load_lock, lock_of
 
 
 class IndexedStore(IndexedBuckets):
@@ -63,7 +63,7 @@ class IndexedStore(IndexedBuckets):
             change = await self._ask(
                 self._index.add,
                 bucket,
-                Stored(version, (extent,)),
+                Stored(version, (extent,), lock=lock_of(origin)),
                 chosen=origin is not None,
                 condition=Condition(if_match=if_match, if_none_match=if_none_match),
                 publish=partial(self._extents.publish, extent.name),

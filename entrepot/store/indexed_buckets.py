@@ -14,6 +14,7 @@ from entrepot.clock import SYSTEM_CLOCK, Clock, new_id
 from entrepot.errors import InvalidInput, Unsupported
 from entrepot.store import check
 from entrepot.store.index import Index
+from entrepot.store.lifecycle import Expiry
 from entrepot.store.protocol import (
     Attributes,
     BucketInfo,
@@ -24,9 +25,8 @@ from entrepot.store.protocol import (
     Source,
     Upload,
     Version,
-    body_size,
 )
-from entrepot.store.records import Change, Extent, Stored, moment
+from entrepot.store.records import Change, Extent, Stored, lock_of, moment
 from entrepot.store.settings import Setting, canonical
 
 PARTS_MAX = 10_000
@@ -105,6 +105,10 @@ class IndexedBuckets:
             raise Unsupported("store has no such setting", setting=name)
         await self._ask(self._index.configure, bucket, name, canonical(name, document))
 
+    async def lifecycle(self, bucket: str) -> tuple[Expiry, ...]:
+        await self.versioned(bucket)
+        return ()
+
     # Multipart uploads
 
     async def start(
@@ -169,7 +173,12 @@ class IndexedBuckets:
             self._draft(key, origin), attributes=attributes, etag=origin.etag if origin else ""
         )
         change = await self._ask(
-            self._index.complete, bucket, upload_id, draft, parts, chosen=origin is not None
+            self._index.complete,
+            bucket,
+            upload_id,
+            Stored(draft, lock=lock_of(origin)),
+            parts,
+            chosen=origin is not None,
         )
         return await self._settle(change)
 
@@ -242,7 +251,7 @@ class IndexedBuckets:
         return await self._ask(self._index.find, bucket, key, version_id)
 
     async def _receive(self, source: Source, size_bytes: int | None) -> Extent:
-        async with aclosing(check.measured(source, body_size(source, size_bytes))) as pieces:
+        async with aclosing(check.measured(source, check.body_size(source, size_bytes))) as pieces:
             return await self._extents.write(pieces)
 
     async def _settle(self, change: Change) -> Version:

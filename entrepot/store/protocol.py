@@ -21,7 +21,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from entrepot.errors import InvalidInput
+from entrepot.store.lifecycle import Expiry
 from entrepot.store.settings import Setting
 
 NULL_VERSION = "null"
@@ -69,17 +69,39 @@ class Attributes:
     tag_count: int = 0
 
 
+class LockMode(StrEnum):
+    """Who may end a retention early: in governance mode who asks to bypass it, else nobody."""
+
+    GOVERNANCE = "governance"
+    COMPLIANCE = "compliance"
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What keeps a version from being removed; ``until`` is UTC and has whole seconds.
+
+    ``mode`` and ``until`` are given together, and stay when their time has passed.
+    """
+
+    mode: LockMode | None = None
+    until: datetime | None = None
+    hold: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Version id and time chosen by the writer; needs ``Capability.ORIGIN``.
 
     The write becomes current only if its time is the newest of its key. ``etag`` overrides the
-    computed one where the endpoint allows it ("" leaves it alone).
+    computed one where the endpoint allows it ("" leaves it alone). ``lock`` is that of the version
+    from its first moment on, for objects only; it needs a bucket with object lock, or the write is
+    ``Unsupported``. In such a bucket a version that is there already may not be written again.
     """
 
     version_id: str
     mtime_ms: int
     etag: str = ""
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,25 +335,6 @@ class Upload:
     started: datetime
 
 
-class LockMode(StrEnum):
-    """Who may end a retention early: in governance mode who asks to bypass it, else nobody."""
-
-    GOVERNANCE = "governance"
-    COMPLIANCE = "compliance"
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """What keeps a version from being removed; ``until`` is UTC and has whole seconds.
-
-    ``mode`` and ``until`` are given together, and stay when their time has passed.
-    """
-
-    mode: LockMode | None = None
-    until: datetime | None = None
-    hold: bool = False
-
-
 @runtime_checkable
 class BucketStore(Protocol):
     """Buckets, multipart uploads, tags and locks of one endpoint."""
@@ -432,6 +435,10 @@ class BucketStore(Protocol):
         """
         ...
 
+    async def lifecycle(self, bucket: str) -> tuple[Expiry, ...]:
+        """What the bucket's own lifecycle removes: its enabled rules, but those on tags."""
+        ...
+
     async def parts(self, bucket: str, key: str, upload_id: str) -> tuple[Part, ...]:
         """The parts stored so far, by number; ``NotFound`` where the upload is gone."""
         ...
@@ -479,18 +486,3 @@ class BucketStore(Protocol):
 
 class Store(ObjectStore, BucketStore, Protocol):
     """Both protocols: what a backend is and a wrapper wraps."""
-
-
-def body_size(source: Source, size_bytes: int | None) -> int:
-    """The length of a body: given, or that of bytes in memory.
-
-    Raises:
-        InvalidInput: an iterator without a length, or a length that is not that of the bytes.
-    """
-    if not isinstance(source, bytes):
-        if size_bytes is None or size_bytes < 0:
-            raise InvalidInput("a streamed body needs its size")
-        return size_bytes
-    if size_bytes is not None and size_bytes != len(source):
-        raise InvalidInput("the body has another size", said=size_bytes, has=len(source))
-    return len(source)

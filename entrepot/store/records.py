@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from entrepot.store.protocol import Attributes, Lock, LockMode, Version
+from entrepot.store.protocol import Attributes, Lock, LockMode, Origin, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,11 @@ def load_lock(text: str) -> Lock:
     """What ``dump_lock`` was given."""
     mode, until_s, hold = json.loads(text)
     return Lock(mode and LockMode(mode), until_s and moment(until_s * 1000), hold)
+
+
+def lock_of(origin: Origin | None) -> Lock:
+    """The lock that a write with an origin brings along."""
+    return (origin.lock if origin else None) or Lock()
 
 
 def moment(time_ms: int) -> datetime:

@@ -24,7 +24,7 @@ from entrepot.errors import (
 )
 from entrepot.store.database import Database
 from entrepot.store.locks import UNLOCKED, check_change, check_removal
-from entrepot.store.protocol import NULL_VERSION, Attributes, LockMode, Version
+from entrepot.store.protocol import NULL_VERSION, Attributes, Lock, LockMode, Version
 from entrepot.store.records import (
     ANY,
     Change,
@@ -136,6 +136,8 @@ class VersionIndex(Database):
                 raise InvalidInput("an origin needs a versioned bucket", bucket=bucket)
             if chosen and (there := self._find(bucket, version.key, version.version_id)):
                 return Change(there.version)
+            if draft.lock != Lock():
+                self._check_lockable(bucket)
             self._check(bucket, version.key, condition)
             publish()
             if not versioned:
@@ -217,13 +219,16 @@ class VersionIndex(Database):
     def lockable(self, bucket: str, key: str, version_id: str | None) -> Stored:
         """A version that can be locked; ``Unsupported`` in a bucket without object lock."""
         with self._lock:
-            self._versioned(bucket)
-            (locked,) = self._db.execute(
-                "SELECT locked FROM buckets WHERE name = ?", (bucket,)
-            ).fetchone()
-            if not locked:
-                raise Unsupported("bucket has no object lock", hint=UNLOCKED, bucket=bucket)
+            self._check_lockable(bucket)
             return self.find(bucket, key, version_id)
+
+    def _check_lockable(self, bucket: str) -> None:
+        self._versioned(bucket)
+        (locked,) = self._db.execute(
+            "SELECT locked FROM buckets WHERE name = ?", (bucket,)
+        ).fetchone()
+        if not locked:
+            raise Unsupported("bucket has no object lock", hint=UNLOCKED, bucket=bucket)
 
     def retain(
         self,

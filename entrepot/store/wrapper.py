@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import TypeVar
 
+from entrepot.store.lifecycle import Expiry
 from entrepot.store.protocol import (
     PAGE_MAX,
     Attributes,
@@ -196,6 +197,11 @@ class StoreWrapper:
 
     async def buckets(self) -> tuple[BucketInfo, ...]:
         return await self._around("buckets", self._store.buckets, again=Again.ALWAYS)
+
+    async def lifecycle(self, bucket: str) -> tuple[Expiry, ...]:
+        return await self._around(
+            "lifecycle", lambda: self._store.lifecycle(bucket), again=Again.ALWAYS
+        )
 
     async def versioned(self, bucket: str) -> bool:
         return await self._around(

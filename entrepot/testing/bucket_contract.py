@@ -13,6 +13,7 @@ from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.errors import (
     AccessDenied,
     AlreadyExists,
+    BucketNotFound,
     InvalidInput,
     NotFound,
     PreconditionFailed,
@@ -28,6 +29,7 @@ from entrepot.store.protocol import (
     Store,
 )
 from entrepot.testing.contract_tools import (
+    THEN_MS,
     ContractPart,
     history,
     is_visible,
@@ -316,6 +318,32 @@ class LockContract(ContractPart):
         head = await store.head(locked, "k", version_id=put.version_id)
         assert head.attributes is not None
         assert dict(head.attributes.metadata) == ATTRIBUTES.metadata
+
+    async def test_a_lock_comes_with_an_origin(self, store: Store, locked: str) -> None:
+        """From the first moment on, for whole bodies and for parts."""
+        lock = Lock(COMPLIANCE, _soon(), hold=True)
+        for key in ("whole", "parts"):
+            given = replace(origin(mtime_ms=THEN_MS), lock=lock)
+            if key == "whole":
+                await store.put(locked, key, b"x", origin=given)
+            else:
+                upload = await store.start(locked, key, origin=given)
+                part = await store.part(locked, key, upload, 1, b"x")
+                await store.complete(locked, key, upload, (part,), origin=given)
+            assert await store.lock(locked, key, version_id=given.version_id) == lock
+
+    async def test_a_lock_needs_a_bucket_with_object_lock(self, store: Store, bucket: str) -> None:
+        with pytest.raises(Unsupported):
+            given = replace(origin(mtime_ms=THEN_MS), lock=Lock(hold=True))
+            await store.put(bucket, "k", b"x", origin=given)
+        assert await history(store, bucket) == []
+
+    async def test_a_bucket_without_a_lifecycle_removes_nothing(
+        self, store: Store, bucket: str
+    ) -> None:
+        assert await store.lifecycle(bucket) == ()
+        with pytest.raises(BucketNotFound):
+            await store.lifecycle("entrepot-no-such-bucket")
 
     async def test_compliance_holds_against_everybody(self, store: Store, locked: str) -> None:
         put = await store.put(locked, "k", b"x")

@@ -36,6 +36,7 @@ NEED_SETTINGS = [
     *("deploy", "serve", "site list", "site probe site-a", "tenant list", "tenant add acme"),
     *("bucket list", "bucket adopt photos --tenant acme", "config show", "webhook list"),
     *("replicate run", "replicate jobs", "replicate rule list", "replicate rule remove photos"),
+    *("replicate conflicts", "replicate resolve 1 --take loser", "replicate plans"),
     *("replicate rule add photos --bucket photos", "quota account", "quota usage"),
     *("replicate rule show photos", "replicate rule edit photos", "replicate rule enable photos"),
     *("replicate rule disable photos", "replicate rule pause photos", "replicate rule resume x"),

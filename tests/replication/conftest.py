@@ -2,12 +2,18 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 from pydantic import SecretStr
 
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.clock import new_token
 from entrepot.embedded.minio import MinioCredentials, MinioServer
+from entrepot.embedded.postgres import PostgresServer
+from entrepot.replication.policy import Policy
 from tests.replication.worlds import World
 
 MakeWorld = Callable[..., World]
@@ -40,3 +46,24 @@ async def worlds(
     yield make
     for world in made:
         await world.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def control(postgres: PostgresServer) -> AsyncIterator[Catalog]:
+    """One control catalog; every test has a bucket, and so a job, of its own."""
+    dsn = postgres.create_database("replication_test")
+    await migrate(dsn, kind=CatalogKind.CONTROL)
+    async with Catalog.open(dsn, pool_size=8) as catalog:
+        yield catalog
+
+
+@pytest.fixture
+def ruled(control: Catalog, worlds: MakeWorld) -> Callable[..., Any]:
+    def make(policy: Policy | None = None, **more: Any) -> Any:
+        from tests.replication.ruled import Ruled
+
+        made = Ruled(control, worlds(**more))
+        made.policy = policy or Policy()
+        return made
+
+    return make

@@ -6,16 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from sqlalchemy import func, update
 
 from entrepot.catalog import jobs
 from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.catalog.states import JobState
 from entrepot.clock import new_id
-from entrepot.embedded.postgres import PostgresServer
 from entrepot.errors import AccessDenied, Busy, Fenced, InvalidInput, Unsupported
 from entrepot.replication import run as replication
 from entrepot.replication import sweep as sweeping
@@ -25,15 +22,6 @@ from entrepot.store.wrapper import StoreWrapper
 from entrepot.testing.faulty import FaultyStore, Refuse
 from tests.replication.conftest import MakeWorld
 from tests.replication.worlds import World, same
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def control(postgres: PostgresServer) -> AsyncIterator[Catalog]:
-    """One control catalog; every test has a bucket, and so a job, of its own."""
-    dsn = postgres.create_database("replication_test")
-    await migrate(dsn, kind=CatalogKind.CONTROL)
-    async with Catalog.open(dsn, pool_size=8) as catalog:
-        yield catalog
 
 
 class Crash(Exception):
@@ -326,8 +314,9 @@ async def test_an_object_that_fails_makes_the_job_fail(runner: Callable[..., Run
     work = runner()
     fill(work.world, 4)
     denied = FaultyStore(work.world.stores[1], {"put": [Refuse(AccessDenied("no"))]})
+    job = await work.begin()
     work.world.sites[1] = replace(work.world.sites[1], store=denied)
-    outcome = await work.whole()
+    outcome = await work.finish(job, await work.sweep(job))
     assert (outcome.totals["failed"], outcome.totals["copied"]) == (1, 3)
     assert [row["what"] for row in outcome.findings] == ["failed"]
     [job] = [j for j in await jobs.recent(work.catalog) if work.world.bucket in j.subject]

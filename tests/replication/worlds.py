@@ -16,8 +16,8 @@ from botocore.config import Config
 
 from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.embedded.minio import MinioServer
-from entrepot.replication.sites import Site
-from entrepot.replication.sweep import Options, Range, sweep
+from entrepot.replication.sites import Site, Took
+from entrepot.replication.sweep import Ledger, Options, Range, sweep
 from entrepot.replication.totals import Findings, Totals
 from entrepot.store.protocol import Capability, Origin, Store
 from entrepot.store.s3 import S3Store
@@ -74,6 +74,8 @@ class World:
         wraps: Mapping[int, Wrap] | None = None,
         endpoints: Mapping[int, str] | None = None,
         versioned: bool = True,
+        locked: bool = False,
+        took: Mapping[int, Took] | None = None,
     ) -> None:
         self.bucket = f"world-{new_id().hex[:20]}"
         self.s3 = [client(server) for server in servers]
@@ -92,19 +94,23 @@ class World:
                 rank=number,
                 store=(wraps or {}).get(number, lambda whole: whole)(store),
                 capabilities=(capabilities or {}).get(number, ALL),
+                took=(took or {}).get(number),
             )
             for number, store in enumerate(self.stores)
         ]
         for s3 in self.s3:
-            s3.create_bucket(Bucket=self.bucket)
+            s3.create_bucket(Bucket=self.bucket, ObjectLockEnabledForBucket=locked)
         if versioned:
             self.enable_versioning()
 
     def enable_versioning(self) -> None:
-        for s3 in self.s3:
-            s3.put_bucket_versioning(
-                Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"}
-            )
+        for site in range(len(self.s3)):
+            self.enable_versioning_at(site)
+
+    def enable_versioning_at(self, site: int) -> None:
+        self.s3[site].put_bucket_versioning(
+            Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"}
+        )
 
     async def close(self) -> None:
         for store in self.stores:
@@ -152,7 +158,7 @@ class World:
         return (await self.sweep_with_findings(**more))[0]
 
     async def sweep_with_findings(
-        self, *, keys: Range | None = None, **options: Any
+        self, *, keys: Range | None = None, ledger: Ledger | None = None, **options: Any
     ) -> tuple[Totals, Findings]:
         async def checkpoint(_last: str, _totals: Totals) -> None:
             return
@@ -169,6 +175,7 @@ class World:
             options=Options(**(usual | options)),
             guard=lambda: None,
             checkpoint=checkpoint,
+            ledger=ledger,
         )
 
     # What is there

@@ -7,7 +7,9 @@ from entrepot.cli.replicate.certificate import (
     certificates_command,
     check_certificate_command,
 )
+from entrepot.cli.replicate.conflicts import conflicts_command, resolve_command
 from entrepot.cli.replicate.jobs import jobs_command
+from entrepot.cli.replicate.plans import apply_command, plans_command
 from entrepot.cli.replicate.rule.group import rule_group
 from entrepot.cli.replicate.run import run_command
 from entrepot.cli.replicate.settings import settings_command
@@ -33,4 +35,6 @@ PROOF = (
 STREAM = (stream_command, lag_command, letters_group)
 
 for each in (run_command, jobs_command, rule_group, *STREAM, *PROOF):
+    replicate_group.add_command(each)
+for each in (conflicts_command, resolve_command, plans_command, apply_command):
     replicate_group.add_command(each)

@@ -15,6 +15,13 @@ DEPLOYMENT = "replicate/nightly"
 @click.option("--bucket", "buckets", multiple=True, help="Only this bucket; may be repeated.")
 @click.option("--prefix", default="", help="Only keys that start with this.")
 @click.option("--dry-run", is_flag=True, help="Plan and count, but change nothing.")
+@click.option("--save", is_flag=True, help="Keep the plan of a dry run, to be approved.")
+@click.option(
+    "--force-partial", is_flag=True, help="Also fill a site that lists far less than it did."
+)
+@click.option(
+    "--rejoin", is_flag=True, help="Also merge sites that were apart for longer than the horizon."
+)
 @wait_option
 @config_option
 @json_option
@@ -24,17 +31,26 @@ def run_command(
     buckets: tuple[str, ...],
     prefix: str,
     dry_run: bool,
+    save: bool,
+    force_partial: bool,
+    rejoin: bool,
     wait: bool,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
     """Sweep RULE now (every enabled rule where it is left out), as a Prefect run."""
     from entrepot.config import load
+    from entrepot.errors import InvalidInput
 
+    if save and not dry_run:
+        raise InvalidInput("only the plan of a dry run can be kept", hint="--dry-run --save")
     parameters = {
         "rule": rule or "",
         "buckets": list(buckets),
         "prefix": prefix,
         "dry_run": dry_run,
+        "save": save,
+        "force_partial": force_partial,
+        "rejoin": rejoin,
     }
     run(start(load(config_path), DEPLOYMENT, parameters=parameters, wait=wait, as_json=as_json))

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from xml.sax.saxutils import escape
 
+from entrepot.errors import Unsupported
 from entrepot.store.check import check_tags
+from entrepot.store.lifecycle import Expiry
 from entrepot.store.protocol import BucketInfo
 from entrepot.store.s3.documents import parse, send, text
 from entrepot.store.s3.headers import version_query
 from entrepot.store.s3.http import Endpoint, check_key
+from entrepot.store.s3.lifecycle import expiries
 
 
 class S3Buckets:
@@ -47,6 +50,14 @@ class S3Buckets:
         """See ``BucketStore.versioned``."""
         root = parse(await self._endpoint.text("GET", bucket, query={"versioning": ""}))
         return text(root, "Status") == "Enabled"
+
+    async def lifecycle(self, bucket: str) -> tuple[Expiry, ...]:
+        """See ``BucketStore.lifecycle``."""
+        try:
+            root = parse(await self._endpoint.text("GET", bucket, query={"lifecycle": ""}))
+        except Unsupported:
+            return ()
+        return expiries(root)
 
     async def tags(
         self, bucket: str, key: str, *, version_id: str | None = None

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from entrepot.errors import InvalidInput
 from entrepot.store.check import check_attributes
-from entrepot.store.protocol import Attributes, Origin, Version
+from entrepot.store.protocol import Attributes, Lock, Origin, Version
 
 BYPASS = {"x-amz-bypass-governance-retention": "true"}
 _META = "x-amz-meta-"
@@ -97,6 +97,18 @@ def origin_to_headers(origin: Origin | None) -> dict[str, str]:
     }
     if origin.etag:
         headers["x-minio-source-etag"] = origin.etag
+    return headers | _lock_to_headers(origin.lock)
+
+
+def _lock_to_headers(lock: Lock | None) -> dict[str, str]:
+    headers = {}
+    if lock and lock.mode and lock.until:
+        headers["x-amz-object-lock-mode"] = lock.mode.upper()
+        headers["x-amz-object-lock-retain-until-date"] = rfc3339(
+            round(lock.until.timestamp()) * 1000
+        )
+    if lock and lock.hold:
+        headers["x-amz-object-lock-legal-hold"] = "ON"
     return headers
 
 

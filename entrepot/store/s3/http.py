@@ -58,6 +58,7 @@ _BY_CODE: Mapping[str, type[EntrepotError]] = {
     "MethodNotAllowed": NotFound,  # GET or HEAD of a delete marker by its version id
     "NoSuchBucket": BucketNotFound,
     "NoSuchKey": NotFound,
+    "NoSuchLifecycleConfiguration": Unsupported,
     "NoSuchObjectLockConfiguration": NotFound,  # MinIO says 400
     "NoSuchUpload": NotFound,
     "NoSuchVersion": NotFound,

@@ -20,6 +20,7 @@ from entrepot.errors import (
     PreconditionFailed,
     Unavailable,
 )
+from entrepot.store.check import body_size
 from entrepot.store.protocol import (
     NULL_VERSION,
     PAGE_MAX,
@@ -30,7 +31,6 @@ from entrepot.store.protocol import (
     Page,
     Source,
     Version,
-    body_size,
 )
 from entrepot.store.s3.buckets import S3Buckets
 from entrepot.store.s3.details import detailed_page

@@ -18,7 +18,7 @@ _REPLICA = "minio.metadata.X-Minio-Source-Replication-Request"
 def fits(item: Item) -> bool:
     """Whether the endpoint would store ``item`` as it is: it rewrites paths that are not clean.
 
-    Tags and texts outside ASCII are left to an ordinary write.
+    Tags, locks and texts outside ASCII are left to an ordinary write.
     """
     attributes = item.attributes
     texts = [attributes.content_type, *attributes.metadata.values(), *attributes.headers.values()]
@@ -27,6 +27,7 @@ def fits(item: Item) -> bool:
         and posixpath.normpath(item.key) == item.key
         and "\x00" not in item.key
         and not attributes.tags
+        and item.origin.lock is None
         and all(text.isascii() for text in texts)
     )
 

@@ -1,0 +1,157 @@
+"""``entrepot replicate conflicts`` and ``resolve``: the ledger, and taking another side."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from getpass import getuser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from entrepot.cli.common import answer, config_option, json_option, run
+
+if TYPE_CHECKING:
+    from entrepot.catalog.conflicts import Conflict
+    from entrepot.catalog.connect import Catalog
+    from entrepot.config import Config
+    from entrepot.replication.sites import Site
+
+
+@click.command("conflicts")
+@click.option("--rule", default="", help="Only those of this rule.")
+@click.option("--open", "open_only", is_flag=True, help="Only those that nobody resolved.")
+@click.option("--most", default=50, type=click.IntRange(1, 1000), help="How many, newest first.")
+@config_option
+@json_option
+def conflicts_command(
+    *, rule: str, open_only: bool, most: int, config_path: Path | None, as_json: bool
+) -> None:
+    """Show keys that were written at several sites unknown to each other."""
+    from entrepot.catalog.conflicts import list_conflicts
+    from entrepot.catalog.connect import Catalog
+    from entrepot.config import load
+
+    async def read() -> list[dict[str, Any]]:
+        async with Catalog.open(load(config_path).database_url()) as catalog:
+            found = await list_conflicts(catalog, rule=rule, open_only=open_only, limit=most)
+            return [_whole(each) if as_json else _line(each) for each in found]
+
+    answer(run(read()), as_json=as_json, empty="no conflict")
+
+
+def _line(conflict: "Conflict") -> dict[str, Any]:
+    served = conflict.contenders[conflict.served]
+    losers = [one for n, one in enumerate(conflict.contenders) if n != conflict.served]
+    return {
+        "id": conflict.id,
+        "at": f"{conflict.detected_at:%Y-%m-%d %H:%M:%S}",
+        "rule": conflict.rule,
+        "object": f"{conflict.bucket}/{conflict.key}",
+        "served": _write(served),
+        "lost": [_write(one) for one in losers],
+        "why": f"{conflict.policy}: {conflict.reason}"
+        + ("; ambiguous" if conflict.is_ambiguous else ""),
+        "resolved_by": conflict.resolved_by,
+    }
+
+
+def _write(contender: Any) -> str:
+    what = "delete" if contender["is_delete_marker"] else f"{contender['size_bytes']} bytes"
+    return f"{what} at {contender['site']}"
+
+
+def _whole(conflict: "Conflict") -> dict[str, Any]:
+    names = [name for name in type(conflict).__slots__ if name != "contenders"]
+    return {
+        **{name: getattr(conflict, name) for name in names},
+        "served": conflict.served,
+        "contenders": list(conflict.contenders),
+    }
+
+
+@click.command("resolve")
+@click.argument("number", metavar="ID", type=int)
+@click.option(
+    "--take",
+    required=True,
+    metavar="WHICH",
+    help="loser, winner, or the place of a contender from 0 on, as --json of conflicts has them.",
+)
+@config_option
+@json_option
+def resolve_command(*, number: int, take: str, config_path: Path | None, as_json: bool) -> None:
+    """Have another side of conflict ID served at every site, as a new version.
+
+    What is served now stays as a noncurrent version, so this can be undone by taking it again.
+    """
+    from entrepot.catalog.conflicts import get_conflict
+    from entrepot.catalog.connect import Catalog
+    from entrepot.config import load
+    from entrepot.replication.resolve import resolve
+
+    config = load(config_path)
+
+    async def work() -> dict[str, Any]:
+        async with Catalog.open(config.database_url()) as catalog:
+            conflict = await get_conflict(catalog, number=number)
+            taken = _taken(conflict, take)
+            async with _sites(config, catalog, conflict) as sites:
+                version_id = await resolve(
+                    catalog, sites, conflict=conflict, taken=taken, by=getuser()
+                )
+            return {"id": number, "key": conflict.key, "taken": taken, "version_id": version_id}
+
+    done = run(work())
+    if as_json:
+        answer([done], as_json=True, empty="")
+        return
+    click.echo(f"{done['key']} is served as written by the side taken: {done['version_id']}")
+
+
+def _taken(conflict: "Conflict", take: str) -> int:
+    from entrepot.errors import InvalidInput
+
+    places = range(len(conflict.contenders))
+    losers = [place for place in places if place != conflict.winner]
+    if take == "winner":
+        return conflict.winner
+    if take == "loser" and len(losers) == 1:
+        return losers[0]
+    if take.isdecimal() and int(take) in places:
+        return int(take)
+    raise InvalidInput(
+        "this does not say which side to take",
+        hint=f"--take one of: winner, {', '.join(map(str, places))}",
+        take=take,
+    )
+
+
+@asynccontextmanager
+async def _sites(
+    config: "Config", catalog: "Catalog", conflict: "Conflict"
+) -> AsyncIterator[tuple["Site", ...]]:
+    """The sites of the conflict's rule, as the settings reach them."""
+    from entrepot.catalog.rules import get_rule
+    from entrepot.catalog.sites import list_sites
+    from entrepot.replication.run import Address, open_sites
+    from entrepot.store.protocol import Capability
+
+    rule = await get_rule(catalog, name=conflict.rule)
+    known = {site.name: site for site in await list_sites(catalog)}
+    addresses = [
+        Address(
+            name=site.name,
+            rank=site.rank,
+            endpoint=site.endpoint,
+            region=site.region,
+            access_key=site.access_key,
+            secret_key=site.secret_key,
+            capabilities=frozenset(
+                each for each in Capability if each in known[site.name].capabilities
+            ),
+        )
+        for site in config.sites()
+        if site.name in rule.sites
+    ]
+    async with open_sites(addresses, workers=8) as sites:
+        yield sites
