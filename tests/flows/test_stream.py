@@ -108,7 +108,7 @@ def test_dead_letters_are_shown_and_sent_again(stack: Running, streamed: str) ->
         stack.sql("DELETE FROM outbox_consumers RETURNING name", site=site)
     query = "UPDATE buckets SET tenant_id = %s WHERE name = %s RETURNING name"
     stack.sql(query, "another", streamed, site="site-b")
-    run_id = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 30})
+    run_id = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 15})
     wait_for(lambda: at_work(stack, streamed))
     put(stack, streamed, "k")
     [letter] = wait_for(lambda: stack.json("replicate", "dead-letters"))

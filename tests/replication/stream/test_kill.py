@@ -74,7 +74,7 @@ async def change(objects: Objects, bucket: str, key: str, kind: str) -> None:
         await objects.tag(bucket, key, {"now": kind})
 
 
-@pytest.mark.parametrize("kind", ["put", "delete", "tag"])
+@pytest.mark.parametrize("kind", ["put", "tag", pytest.param("delete", marks=pytest.mark.nightly)])
 async def test_killed_at_every_point(world: World, killer: Killer, route: Route, kind: str) -> None:
     a, bucket = world["site-a"], route.buckets[0]
     if kind == "tag":
