@@ -1,6 +1,7 @@
 """The steps of a replication run, a task each."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,10 @@ from entrepot.replication import approve
 from entrepot.replication import run as replication
 from entrepot.replication.hours import in_turn
 from entrepot.replication.promises import check_swept
-from tasks.library import catalog, run, sites, standing, worth_retrying
+from entrepot.replication.sites import Site
+from tasks.library import catalog, run, standing, worth_retrying
+from tasks.library import sites as opened_sites
+from tasks.managed import share_removals, took_at
 
 RETRY: dict[str, Any] = {
     "retries": 3,
@@ -29,6 +33,11 @@ RETRY: dict[str, Any] = {
     "persist_result": False,
 }
 SHORT_S = 120
+
+
+async def _sites(names: Sequence[str], *, workers: int, rule: str = "") -> tuple[Site, ...]:
+    found = await opened_sites(names, workers=workers, rule=rule)
+    return tuple(replace(site, took=took_at(site.name)) for site in found)
 
 
 @task(task_run_name="open rules", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
@@ -76,9 +85,10 @@ def begin_bucket(
 
     async def begin() -> replication.BucketJob:
         check_swept(rule)
+        await share_removals(rule.sites, bucket)
         return await replication.begin(
             await catalog(),
-            await sites(rule.sites, workers=workers, rule=rule.name),
+            await _sites(rule.sites, workers=workers, rule=rule.name),
             rule=rule.name,
             bucket=bucket,
             prefix=prefix,
@@ -108,7 +118,7 @@ def sweep_shard(
         control = await catalog()
         return await replication.sweep_shard(
             control,
-            await sites(site_names, workers=workers, rule=job.rule),
+            await _sites(site_names, workers=workers, rule=job.rule),
             job=job,
             # A retry goes on from the cursor, not from what the flow once read.
             shard=(await jobs.shards(control, job.claim))[shard.number],
@@ -145,7 +155,7 @@ def apply_plan(plan_id: str, *, workers: int) -> tuple[Plan, replication.Outcome
         rule = await find_rule(plan.rule, catalog=control)
         totals, findings = await approve.apply_plan(
             control,
-            await sites(rule.sites, workers=workers),
+            await _sites(rule.sites, workers=workers),
             plan=plan,
             policy=replication.policy_of(rule),
             workers=workers,

@@ -9,12 +9,16 @@ from datetime import timedelta
 from prefect import runtime, task
 
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.rules import list_rules
+from entrepot.catalog.rule import Travel
+from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.sites import list_sites
 from entrepot.catalog.streams import Window, windows
+from entrepot.clock import SYSTEM_CLOCK
 from entrepot.config import load
 from entrepot.errors import Fenced, RetryableError
-from entrepot.objects.shipping import Shipping
+from entrepot.objects.shipping import Shipping, Travels
+from entrepot.replication.hours import Wait, may_run
+from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
 from entrepot.replication.stream.engine import Ended, Route, Stream, forget_others
 from entrepot.store.retry import RetryPolicy
@@ -31,8 +35,15 @@ def routes_of(rule: str) -> tuple[Route, ...]:
 
 
 async def _routes(rule: str) -> tuple[Route, ...]:
+    now = SYSTEM_CLOCK.now()
+    known = [each for each in await _streamed() if rule in ("", each.name)]
+    return tuple(Route.of(each) for each in known if not isinstance(may_run(each, now), Wait))
+
+
+async def _streamed() -> tuple[Rule, ...]:
+    """The enabled rules that a stream keeps, also those that rest just now."""
     known = await list_rules(await catalog())
-    return tuple(Route.of(each) for each in known if each.enabled and rule in ("", each.name))
+    return tuple(each for each in known if each.enabled and streams(each))
 
 
 @task(task_run_name="forget", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
@@ -41,7 +52,7 @@ def forget_rules() -> None:
 
     async def forget() -> None:
         control = await catalog()
-        routes = await _routes("")
+        routes = [Route.of(each) for each in await _streamed()]
         for site in await list_sites(control):
             with suppress(RetryableError):  # a site that is away learns it the next time
                 await forget_others(await catalog(site.name), routes)
@@ -55,7 +66,9 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
     who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
 
     def carrier(source: str, target: str) -> Shipping:
-        return Shipping(objects, source=source, target=target, rule=route.rule)
+        return Shipping(
+            objects, source=source, target=target, rule=route.rule, travels=_travels(route)
+        )
 
     async def site_catalog(name: str) -> Catalog:
         return (await objects(name)).ground.catalog
@@ -78,6 +91,15 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
             return Counts(), Ended.HEIR
 
     return run(work())
+
+
+def _travels(route: Route) -> Travels:
+    return Travels(
+        delete_markers=Travel.DELETE_MARKERS in route.travels,
+        removals=Travel.VERSION_DELETES in route.travels,
+        tags=Travel.TAGS in route.travels,
+        locks=Travel.LOCKS in route.travels,
+    )
 
 
 def windows_of(rule: str, *, within: timedelta) -> tuple[Window, ...]:

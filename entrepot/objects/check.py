@@ -83,6 +83,16 @@ async def observe(ground: Ground, bucket: Bucket, entries: Sequence[Version]) ->
     return await _enter(ground, [row_of(ground.site, bucket, entry) for entry in entries])
 
 
+async def take_up(ground: Ground, bucket: Bucket, entries: Sequence[Version]) -> int:
+    """Give stored versions of a managed bucket their rows, as a sweep that brought them asks.
+
+    Those that have one stay as they are; returns how many were new.
+    """
+    found = Findings(bucket.name)
+    await _take_up(ground, bucket, entries, found)
+    return found.taken_up
+
+
 async def rebuild(ground: Ground) -> AsyncIterator[Findings]:
     """Make the catalog again from the store: buckets, versions, stamps, usage, the clock's floor.
 

@@ -33,9 +33,7 @@ async def open_objects(
     async with open_ground(
         config, site, limits=limits, max_connections=max_connections, pool_size=pool_size
     ) as ground:
-        ground.capabilities = frozenset(
-            Capability(name) for name, can in known.capabilities.items() if can
-        )
+        ground.capabilities = frozenset(filter(known.can, Capability))
         min_size = config.caching.compression.min_size
         async with Objects.open(ground, min_size_bytes=min_size) as objects:
             yield objects

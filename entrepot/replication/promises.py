@@ -7,7 +7,7 @@ site that was not probed can do nothing.
 from collections.abc import Iterable
 from typing import Final
 
-from entrepot.catalog.rule import Drift, RuleSpec, Travel
+from entrepot.catalog.rule import Drift, Policy, RuleSpec, Travel
 from entrepot.catalog.sites import Site
 from entrepot.errors import Unsupported
 from entrepot.store.protocol import Capability
@@ -50,6 +50,15 @@ def check_swept(rule: RuleSpec) -> None:
     for what, is_said in unheeded.items():
         if is_said:
             raise Unsupported(f"sweeps do not heed {what} yet", hint="entrepot replicate rule edit")
+
+
+def streams(rule: RuleSpec) -> bool:
+    """Whether a stream does what the rule says: the latest write wins, and all of it travels.
+
+    Other rules are kept by sweeps alone: a stream that runs ahead would decide for them.
+    """
+    latest = set(rule.conflict.values()) <= {Policy.LAST_WRITE_WINS}
+    return latest and not rule.tag_filter and Travel.METADATA in rule.travels
 
 
 def _needed(rule: RuleSpec) -> list[tuple[Capability, str]]:

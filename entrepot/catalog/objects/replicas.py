@@ -5,7 +5,7 @@ late, or again, does not bring it back. A replica's intent is found by its write
 receivers of one version both may begin, and one of them commits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -50,6 +50,11 @@ _BEGIN = """
     UNION ALL SELECT bucket_id, key, version_id, 'gone', NULL FROM gone
     UNION ALL SELECT bucket_id, key, version_id, 'begun', NULL FROM begun
 """
+_PURGED = """
+    SELECT key, version_id FROM purges
+    WHERE bucket_id = %(bucket_id)s AND (key, version_id) > (%(key)s, %(version_id)s)
+    ORDER BY key, version_id LIMIT 1000
+"""
 _FORGET = text("DELETE FROM purges WHERE at < clock_timestamp() - :horizon")
 
 Named = tuple[int, str, str]
@@ -87,6 +92,17 @@ async def begin_replicas(
     for bucket_id, key, version_id, standing, attributes in await catalog.ask_soon(_BEGIN, given):
         found.setdefault((bucket_id, key, version_id), Known(Standing(standing), attributes))
     return found
+
+
+async def purged(catalog: Catalog, *, bucket_id: int) -> AsyncIterator[Sequence[tuple[str, str]]]:
+    """Versions (key, version id) that were removed from a bucket for good, 1,000 at a time."""
+    last = "", ""
+    while found := await catalog.ask(
+        _PURGED, {"bucket_id": bucket_id, "key": last[0], "version_id": last[1]}
+    ):
+        names = [(row[0], row[1]) for row in found]
+        yield names
+        last = names[-1]
 
 
 async def forget_purges(catalog: Catalog, *, horizon: timedelta = HORIZON) -> int:

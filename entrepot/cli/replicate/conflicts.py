@@ -1,7 +1,5 @@
 """``entrepot replicate conflicts`` and ``resolve``: the ledger, and taking another side."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,6 @@ from entrepot.cli.common import answer, config_option, json_option, run
 
 if TYPE_CHECKING:
     from entrepot.catalog.conflicts import Conflict
-    from entrepot.catalog.connect import Catalog
-    from entrepot.config import Config
-    from entrepot.replication.sites import Site
 
 
 @click.command("conflicts")
@@ -86,6 +81,8 @@ def resolve_command(*, number: int, take: str, config_path: Path | None, as_json
     """
     from entrepot.catalog.conflicts import get_conflict
     from entrepot.catalog.connect import Catalog
+    from entrepot.catalog.rules import get_rule
+    from entrepot.cli.replicate.opening import opened_sites
     from entrepot.config import load
     from entrepot.replication.resolve import resolve
 
@@ -95,7 +92,8 @@ def resolve_command(*, number: int, take: str, config_path: Path | None, as_json
         async with Catalog.open(config.database_url()) as catalog:
             conflict = await get_conflict(catalog, number=number)
             taken = _taken(conflict, take)
-            async with _sites(config, catalog, conflict) as sites:
+            rule = await get_rule(catalog, name=conflict.rule)
+            async with opened_sites(config, catalog, rule.sites) as sites:
                 version_id = await resolve(
                     catalog, sites, conflict=conflict, taken=taken, by=getuser()
                 )
@@ -124,34 +122,3 @@ def _taken(conflict: "Conflict", take: str) -> int:
         hint=f"--take one of: winner, {', '.join(map(str, places))}",
         take=take,
     )
-
-
-@asynccontextmanager
-async def _sites(
-    config: "Config", catalog: "Catalog", conflict: "Conflict"
-) -> AsyncIterator[tuple["Site", ...]]:
-    """The sites of the conflict's rule, as the settings reach them."""
-    from entrepot.catalog.rules import get_rule
-    from entrepot.catalog.sites import list_sites
-    from entrepot.replication.run import Address, open_sites
-    from entrepot.store.protocol import Capability
-
-    rule = await get_rule(catalog, name=conflict.rule)
-    known = {site.name: site for site in await list_sites(catalog)}
-    addresses = [
-        Address(
-            name=site.name,
-            rank=site.rank,
-            endpoint=site.endpoint,
-            region=site.region,
-            access_key=site.access_key,
-            secret_key=site.secret_key,
-            capabilities=frozenset(
-                each for each in Capability if each in known[site.name].capabilities
-            ),
-        )
-        for site in config.sites()
-        if site.name in rule.sites
-    ]
-    async with open_sites(addresses, workers=8) as sites:
-        yield sites

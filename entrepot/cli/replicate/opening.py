@@ -26,7 +26,9 @@ async def opened_sites(
     from entrepot.replication.run import Address, open_sites
     from entrepot.store.protocol import Capability
 
-    known = {site.name: site.capabilities for site in await list_sites(control)}
+    known = {
+        site.name: frozenset(filter(site.can, Capability)) for site in await list_sites(control)
+    }
     addresses = [
         Address(
             name=site.name,
@@ -35,9 +37,7 @@ async def opened_sites(
             region=site.region,
             access_key=site.access_key,
             secret_key=site.secret_key,
-            capabilities=frozenset(
-                Capability(name) for name, can in known.get(site.name, {}).items() if can
-            ),
+            capabilities=known.get(site.name, frozenset()),
         )
         for site in chosen(config, names)
     ]

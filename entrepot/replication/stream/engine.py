@@ -20,6 +20,7 @@ from entrepot.catalog.buckets import list_buckets
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lease import Lease
 from entrepot.catalog.objects import outbox
+from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule
 from entrepot.catalog.states import BucketMode, JobState
 from entrepot.catalog.streams import (
@@ -72,11 +73,15 @@ class Route:
     prefix: str
     sites: tuple[str, ...]
     sources: tuple[str, ...]
+    travels: tuple[Travel, ...] = tuple(
+        each for each in Travel if each is not Travel.VERSION_DELETES
+    )
 
     @classmethod
     def of(cls, rule: Rule) -> Self:
-        """The route of a rule: every site ships."""
-        return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources=rule.sites)
+        """The route of a rule: every site ships, or the one source of a one-way rule."""
+        sources = rule.sites if rule.source is None else (rule.source,)
+        return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources, rule.travels)
 
     @property
     def directions(self) -> tuple[Direction, ...]:
