@@ -282,7 +282,7 @@ async def sweep_shard(
     recorded.add(shard.counters)
     cursor = shard.cursor
 
-    async def checkpoint(last_key: str, since: Totals) -> None:
+    async def checkpoint(last_key: str, since: Totals, *, done: bool = False) -> None:
         nonlocal cursor
         cursor = last_key or cursor
         recorded.add(since)
@@ -292,16 +292,13 @@ async def sweep_shard(
             number=shard.number,
             cursor=cursor,
             counters=recorded.as_dict(),
-            done=False,
+            done=done,
         )
-
-    def horizon_ms() -> int:
-        return round(clock.now().timestamp() * 1000) + SKEW_MS
 
     options = Options(
         batch_size=batch_size,
         workers=workers,
-        horizon_ms=horizon_ms,
+        horizon_ms=lambda: round(clock.now().timestamp() * 1000) + SKEW_MS,
         dry_run=dry_run,
         policy=job.policy,
         skew_ms=job.skew_ms,
@@ -323,14 +320,7 @@ async def sweep_shard(
             return found
 
         findings = await resting(from_the_cursor, standing)
-        await jobs.checkpoint(
-            catalog,
-            job.claim,
-            number=shard.number,
-            cursor=cursor,
-            counters=recorded.as_dict(),
-            done=True,
-        )
+        await checkpoint(cursor, Totals(), done=True)
     return Outcome(
         bucket=job.bucket,
         totals=recorded.as_dict(),
