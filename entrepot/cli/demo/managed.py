@@ -35,7 +35,7 @@ LIMITS = Limits(lease_s=2.0, recover_every_s=600.0)
 
 async def show(info: StackInfo, config: Config, shelf: Shelf, *, teller: Teller) -> dict[str, Any]:
     """The chapter; its part of the report."""
-    teller.chapter("8. A managed bucket, encrypted and compressed; its writer is killed")
+    teller.chapter("9. A managed bucket, encrypted and compressed; its writer is killed")
     site = config.sites()[0]
     async with open_objects(config, site, limits=LIMITS) as objects:
         await objects.create_bucket(BUCKET, tenant_id=shelf.tenant, encrypted=True, compressed=True)

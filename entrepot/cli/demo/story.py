@@ -2,8 +2,8 @@
 
 1 servers · 2 files into two tenants' buckets at both sites · 3 a sweep makes the sites equal ·
 4 changes and deletes at both sites, a second sweep · 5 a webhook starts a third, which finds
-nothing to do · 6 usage is counted · 7 all of it is checked from outside · 8 a managed bucket, whose
-writer is killed.
+nothing to do · 6 usage is counted · 7 all of it is checked from outside · 8 both sites write one
+key during a cut, and all is proved equal · 9 a managed bucket, whose writer is killed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from entrepot.catalog.connect import Catalog
 from entrepot.catalog.rules import save_rule
 from entrepot.catalog.tenants import save_tenant
 from entrepot.catalog.usage import UsageRow, latest_usage
-from entrepot.cli.demo import managed, outside
+from entrepot.cli.demo import disputed, managed, outside
 from entrepot.cli.demo.change import Truth, connect, load, remove
 from entrepot.cli.demo.files import Shelf, shelves
 from entrepot.cli.demo.telling import Teller
@@ -67,6 +67,14 @@ async def tell(data_dir: Path, *, data_from: Path | None, teller: Teller) -> dic
     usage = await _account(story)
     seen = await asyncio.to_thread(_check, story)
     equal = await _recount(story)
+    proof = await disputed.show(
+        story.info,
+        story.config,
+        rule=RULE,
+        bucket=story.shelves[0].bucket,
+        sweep=lambda: _run(story, "replicate/nightly", {"rule": RULE}),
+        teller=teller,
+    )
     ledger = await managed.show(story.info, story.config, story.shelves[0], teller=teller)
     report = {
         "replicate": {
@@ -77,6 +85,7 @@ async def tell(data_dir: Path, *, data_from: Path | None, teller: Teller) -> dic
             "run_url": first["run_url"],
         },
         "usage": {"tenants": usage, "recount_equal": equal},
+        "proof": proof,
         "managed": ledger,
         "checked": {"objects": seen.objects, "bytes": seen.bytes, "faults": list(seen.faults)},
         "runs": story.runs,
