@@ -6,6 +6,8 @@ from typing import ClassVar
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
+from entrepot.errors import NotFound
+
 CONTROL = "control"
 """Name of the block of the control catalog; site catalogs are named after their sites."""
 
@@ -22,7 +24,12 @@ class CatalogBlock(Block):
 
 @lru_cache(maxsize=64)  # see blocks.s3_site
 def load_dsn(name: str = CONTROL) -> SecretStr:
-    """The address in the block ``entrepot-catalog/NAME``."""
-    block = CatalogBlock.load(name)
+    """The address in the block ``entrepot-catalog/NAME``; ``NotFound`` where there is none."""
+    try:
+        block = CatalogBlock.load(name)
+    except ValueError as missing:
+        raise NotFound(
+            "there is no such catalog", hint="entrepot deploy", catalog=name
+        ) from missing
     assert isinstance(block, CatalogBlock)
     return block.dsn

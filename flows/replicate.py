@@ -60,6 +60,7 @@ class ReplicateRequest(BaseModel):
     save: bool = Field(default=False, description="Keep the plan of a dry run, to be approved")
     plan: str = Field(
         default="",
+        max_length=36,
         pattern=r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$",
         description="Id of a saved plan: carry out that, and nothing else",
     )

@@ -12,7 +12,7 @@ from entrepot.catalog.buckets import Bucket, get_bucket
 from entrepot.catalog.objects.replicas import purged
 from entrepot.catalog.removals import record_removals
 from entrepot.catalog.states import BucketMode
-from entrepot.errors import BucketNotFound
+from entrepot.errors import NotFound
 from entrepot.objects.check import take_up
 from entrepot.objects.names import stored_key
 from entrepot.replication.sites import Took
@@ -34,11 +34,14 @@ async def _took(site: str, bucket: str, key: str, versions: Sequence[Version]) -
 
 
 async def managed(site: str, bucket: str) -> Bucket | None:
-    """The bucket where it is managed at the site; asked once a process."""
+    """The bucket where it is managed at the site; asked once a process.
+
+    A site without a catalog has none.
+    """
     if (site, bucket) not in _found:
         try:
             found = await get_bucket(await catalog(site), name=bucket)
-        except BucketNotFound:
+        except NotFound:
             _found[site, bucket] = None
         else:
             _found[site, bucket] = found if found.mode is BucketMode.MANAGED else None

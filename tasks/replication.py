@@ -35,7 +35,7 @@ RETRY: dict[str, Any] = {
 SHORT_S = 120
 
 
-async def _sites(names: Sequence[str], *, workers: int, rule: str = "") -> tuple[Site, ...]:
+async def _sites(names: Sequence[str], *, workers: int, rule: str) -> tuple[Site, ...]:
     found = await opened_sites(names, workers=workers, rule=rule)
     return tuple(replace(site, took=took_at(site.name)) for site in found)
 
@@ -81,25 +81,25 @@ def begin_bucket(
     force: replication.Force,
 ) -> replication.BucketJob:
     """Claim the bucket's job and cut it into shards."""
-    who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
+    how = {"prefix": prefix, "shards": shards, "dry_run": dry_run, "force": force, **_who()}
+    return run(_begin(rule, bucket, workers=workers, **how))
 
-    async def begin() -> replication.BucketJob:
-        check_swept(rule)
-        await share_removals(rule.sites, bucket)
-        return await replication.begin(
-            await catalog(),
-            await _sites(rule.sites, workers=workers, rule=rule.name),
-            rule=rule.name,
-            bucket=bucket,
-            prefix=prefix,
-            shards=shards,
-            dry_run=dry_run,
-            policy=replication.policy_of(rule),
-            force=force,
-            **who,
-        )
 
-    return run(begin())
+async def _begin(rule: Rule, bucket: str, *, workers: int, **how: Any) -> replication.BucketJob:
+    check_swept(rule)
+    await share_removals(rule.sites, bucket)
+    return await replication.begin(
+        await catalog(),
+        await _sites(rule.sites, workers=workers, rule=rule.name),
+        rule=rule.name,
+        bucket=bucket,
+        policy=replication.policy_of(rule),
+        **how,
+    )
+
+
+def _who() -> dict[str, str]:
+    return {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
 
 
 @task(task_run_name="sweep {job.bucket} {shard.number}", tags=["entrepot"], **RETRY)
@@ -114,21 +114,24 @@ def sweep_shard(
 ) -> replication.Outcome:
     """Bring one range of keys to agreement, from its cursor on."""
 
-    async def sweep() -> replication.Outcome:
-        control = await catalog()
-        return await replication.sweep_shard(
-            control,
-            await _sites(site_names, workers=workers, rule=job.rule),
-            job=job,
-            # A retry goes on from the cursor, not from what the flow once read.
-            shard=(await jobs.shards(control, job.claim))[shard.number],
-            batch_size=batch_size,
-            workers=workers,
-            dry_run=dry_run,
-            standing=await standing(job.rule),
-        )
+    how = {"batch_size": batch_size, "workers": workers, "dry_run": dry_run}
+    return run(_sweep(job, shard.number, site_names, **how))
 
-    return run(sweep())
+
+async def _sweep(
+    job: replication.BucketJob, number: int, names: Sequence[str], *, workers: int, **how: Any
+) -> replication.Outcome:
+    control = await catalog()
+    return await replication.sweep_shard(
+        control,
+        await _sites(names, workers=workers, rule=job.rule),
+        job=job,
+        # A retry goes on from the cursor, not from what the flow once read.
+        shard=(await jobs.shards(control, job.claim))[number],
+        workers=workers,
+        standing=await standing(job.rule),
+        **how,
+    )
 
 
 @task(task_run_name="finish {job.bucket}", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
@@ -147,23 +150,22 @@ def finish_bucket(
 @task(task_run_name="apply plan {plan_id}", tags=["entrepot"], **RETRY)
 def apply_plan(plan_id: str, *, workers: int) -> tuple[Plan, replication.Outcome]:
     """Carry out a saved plan, at the sites of its rule."""
-    who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
+    return run(_apply(plan_id, workers=workers, **_who()))
 
-    async def apply() -> tuple[Plan, replication.Outcome]:
-        control = await catalog()
-        plan = await get_plan(control, plan_id=UUID(plan_id))
-        rule = await find_rule(plan.rule, catalog=control)
-        totals, findings = await approve.apply_plan(
-            control,
-            await _sites(rule.sites, workers=workers),
-            plan=plan,
-            policy=replication.policy_of(rule),
-            workers=workers,
-            **who,
-        )
-        return plan, replication.Outcome(plan.bucket, totals.as_dict(), tuple(findings.rows))
 
-    return run(apply())
+async def _apply(plan_id: str, *, workers: int, **who: str) -> tuple[Plan, replication.Outcome]:
+    control = await catalog()
+    plan = await get_plan(control, plan_id=UUID(plan_id))
+    rule = await find_rule(plan.rule, catalog=control)
+    totals, findings = await approve.apply_plan(
+        control,
+        await _sites(rule.sites, workers=workers, rule=rule.name),
+        plan=plan,
+        policy=replication.policy_of(rule),
+        workers=workers,
+        **who,
+    )
+    return plan, replication.Outcome(plan.bucket, totals.as_dict(), tuple(findings.rows))
 
 
 def refuse_bucket(job: replication.BucketJob, error: EntrepotError) -> None:

@@ -65,6 +65,17 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
     """Work on a rule until another run waits for it, it is changed, or the time is over."""
     who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
 
+    async def work() -> tuple[Counts, Ended]:
+        stream = await _stream(route)
+        try:
+            return await stream.run(for_s=for_s, **who)
+        except Fenced:  # another run works on it
+            return Counts(), Ended.HEIR
+
+    return run(work())
+
+
+async def _stream(route: Route) -> Stream:
     def carrier(source: str, target: str) -> Shipping:
         return Shipping(
             objects, source=source, target=target, rule=route.rule, travels=_travels(route)
@@ -76,21 +87,14 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
     async def route_now() -> Route | None:
         return next(iter(await _routes(route.rule)), None)
 
-    async def work() -> tuple[Counts, Ended]:
-        stream = Stream(
-            route,
-            await catalog(),
-            site_catalog,
-            carrier,
-            options=_options(),
-            route_now=route_now,
-        )
-        try:
-            return await stream.run(for_s=for_s, **who)
-        except Fenced:  # another run works on it
-            return Counts(), Ended.HEIR
-
-    return run(work())
+    return Stream(
+        route,
+        await catalog(),
+        site_catalog,
+        carrier,
+        options=_options(),
+        route_now=route_now,
+    )
 
 
 def _travels(route: Route) -> Travels:
