@@ -40,7 +40,7 @@ EXPECTED = {
 
 
 def make_differ(stack: Running, bucket: str) -> None:
-    """Write the differences into an empty bucket: six copies and one marker to be made."""
+    """Write the differences into an empty bucket: eleven versions and one marker to be copied."""
     a, b = (stack.s3(site) for site in stack.sites)
     a.put_object(Bucket=bucket, Key="only-a", Body=b"a")
     a.put_object(

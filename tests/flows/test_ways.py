@@ -79,7 +79,7 @@ def test_every_way_of_starting_ends_in_the_same_state(stack: Running, way: Any) 
     assert {each["type"]: each["data"] for each in artifacts}["progress"] == 100.0
     [row] = stack.table(run["id"], "replicate-report")
     assert (row["bucket"], row["failed"], row["resumed"]) == (bucket, 0, False)
-    assert (row["copied"], row["marked"]) == (6, 1)
+    assert (row["copied"], row["marked"]) == (11, 1)
     assert len(stack.of_run("task_runs", run["id"])) <= 40
     assert run["name"] == f"replicate {bucket}"
     assert run["work_queue_name"] == "critical"
