@@ -32,12 +32,18 @@ def registered(stack: Running) -> Json:
         "limits": stack.api("POST", "/v2/concurrency_limits/filter", limit=50),
         "automations": [
             # Prefect makes those of a deployment's own triggers anew each time.
-            each | {"id": each["name"]}
+            {"name": each["name"], "trigger": trigger_of(each)}
             for each in stack.api("POST", "/automations/filter", limit=50)
         ],
         "sites": stack.sql("SELECT name, rank, endpoint, region FROM sites ORDER BY name"),
     }
     return {kind: sorted(map(identity, rows), key=str) for kind, rows in found.items()}
+
+
+def trigger_of(automation: Json) -> tuple[Any, ...]:
+    trigger = automation["trigger"]
+    facts = (str(trigger.get(name)) for name in ("type", "posture", "match", "match_related"))
+    return *facts, sorted(trigger.get("expect", ())), sorted(trigger.get("after", ()))
 
 
 def identity(row: Json) -> tuple[Any, ...]:
