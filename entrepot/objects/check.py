@@ -11,6 +11,7 @@ Memory: two pages of 1,000 entries, and of each kind the first 1,000 findings by
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from entrepot.catalog.buckets import Bucket, list_buckets, manage_bucket
 from entrepot.catalog.objects.change import add_rows
@@ -24,8 +25,9 @@ from entrepot.objects import internal
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import shown_key, stored_key
 from entrepot.objects.reads import find_in_store, row_of
+from entrepot.objects.removal import lock_json
 from entrepot.objects.settle import discovery
-from entrepot.store.protocol import Version
+from entrepot.store.protocol import Lock, Version
 
 NAMED_MAX = 1000
 _HEADS = 16
@@ -97,7 +99,8 @@ async def rebuild(ground: Ground) -> AsyncIterator[Findings]:
     """Make the catalog again from the store: buckets, versions, stamps, usage, the clock's floor.
 
     What is there already stays as it is. Not in the store, so not here: stamps of delete markers
-    (derived ones take their place), audit rows, tags that were changed while the store was away.
+    (derived ones take their place), audit rows, tags that were changed while the store was away, when
+    tags and holds were changed last.
     """
     async for name, how in internal.records(ground):
         await manage_bucket(ground.catalog, name=name, **how)  # type: ignore[arg-type]
@@ -141,17 +144,29 @@ async def _take_up(
                 row = await find_in_store(
                     ground, bucket, shown_key(entry.key), entry.version_id, mtime_ms=entry.mtime_ms
                 )
+                told = await _tags_and_lock(ground, bucket, entry)
             except NotFound:  # gone since it was listed
                 return None
             except PermanentError:  # its key is gone, or it is damaged
                 if len(found.unreadable) < NAMED_MAX:
                     found.unreadable.append(Named(shown_key(entry.key), entry.version_id))
                 return None
-        return row
+        return replace(row, attributes={**row.attributes, **told})
 
     seen = [row for row in await asyncio.gather(*map(look, entries)) if row]
     found.quarantined += sum(ground.hybrid.is_beyond(row.stamp.time_ms) for row in seen)
     found.taken_up += await _enter(ground, seen)
+
+
+async def _tags_and_lock(ground: Ground, bucket: Bucket, entry: Version) -> dict[str, Any]:
+    """What a look at a version does not tell, as attributes."""
+    where = {"version_id": entry.version_id}
+    tags = await ground.store.tags(bucket.name, entry.key, **where)
+    told: dict[str, Any] = {"tags": dict(tags)} if tags else {}
+    if bucket.locked:
+        lock = await ground.store.lock(bucket.name, entry.key, **where)
+        told |= {"lock": lock_json(lock)} if lock != Lock() else {}
+    return told
 
 
 async def _enter(ground: Ground, seen: Sequence[ObjectRow]) -> int:

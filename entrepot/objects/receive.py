@@ -24,7 +24,7 @@ from enum import StrEnum
 from typing import Any
 
 from entrepot.catalog.buckets import Bucket
-from entrepot.catalog.objects.facts import Intent, Json, ObjectRow, WriteKind
+from entrepot.catalog.objects.facts import EffectKind, Intent, Json, ObjectRow, WriteKind
 from entrepot.catalog.objects.intents import raise_floor
 from entrepot.catalog.objects.replicas import Known, Standing, begin_replicas
 from entrepot.errors import (
@@ -37,7 +37,7 @@ from entrepot.errors import (
 from entrepot.objects.ground import End, Ground
 from entrepot.objects.lanes import Lane
 from entrepot.objects.names import stored_key
-from entrepot.objects.removal import HELD, TAGGED, alter, remove_version, tell_lock
+from entrepot.objects.removal import HELD, TAGGED, alter, carry_out, remove_version, tell_lock
 from entrepot.objects.settle import Outcome, replica_of
 from entrepot.stamp import Stamp
 from entrepot.store.locks import UNLOCKED
@@ -118,8 +118,13 @@ class Receiver:
             verdict = await self.ground.ends.submit(End(intent, Outcome()))
         finally:
             self.ground.under_way.discard(intent.write_id)
-        quarantined = isinstance(verdict, ObjectRow) and verdict.is_quarantined
-        return Received.QUARANTINED if quarantined else Received.TAKEN
+        if not isinstance(verdict, ObjectRow):
+            return Received.TAKEN
+        if verdict.attributes != row.attributes:  # another receiver brought them later, or earlier
+            await self._merge(bucket, row, verdict.attributes)
+            place = bucket, row.key, row.version_id
+            await carry_out(self.ground, *place, kind=EffectKind.SETTLE, bypass=True)
+        return Received.QUARANTINED if verdict.is_quarantined else Received.TAKEN
 
     async def remove(self, bucket: Bucket, key: str, version_id: str) -> Received:
         """Take a version away for good; ``AccessDenied`` where it is locked here."""
@@ -231,6 +236,8 @@ async def arrived(ground: Ground, bucket: Bucket, intent: Intent) -> Outcome | N
     row = replica_of(intent)
     if not await _is_stored(ground, bucket, row):
         return None
+    if tags := row.attributes.get("tags"):  # a receiver that began later brought them
+        await ground.store.tag(bucket.name, stored_key(row.key), tags, version_id=row.version_id)
     if row.attributes.get("lock"):
         await tell_lock(ground, bucket, stored_key(row.key), row, bypass=False)
     return Outcome()

@@ -5,6 +5,7 @@ told again, so two changes at once end with both sides equal.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from entrepot.catalog.buckets import Bucket
@@ -100,8 +101,8 @@ async def retain(
     def change(attributes: Json) -> Json:
         now = ground.clock.now()
         check_change(lock_in(attributes), mode, until, now, bypass=bypass)
-        kept = {"mode": mode, "until": until.isoformat() if until else None}
-        return {**attributes, "lock": {**attributes.get("lock", {}), **kept}}
+        lock = replace(lock_in(attributes), mode=mode, until=until)
+        return {**attributes, "lock": lock_json(lock)}
 
     return await alter(
         ground, bucket, key, version_id, change, action="retain", actor=actor, bypass=bypass
@@ -115,7 +116,7 @@ async def hold(
     _check_locked(bucket)
 
     def change(attributes: Json) -> Json:
-        lock = {**attributes.get("lock", {}), "hold": on}
+        lock = lock_json(replace(lock_in(attributes), hold=on))
         return {**attributes, "lock": lock, HELD: _moment(ground, attributes, HELD)}
 
     return await alter(ground, bucket, key, version_id, change, action="hold", actor=actor)
@@ -142,6 +143,12 @@ def lock_in(attributes: Json) -> Lock:
         until=datetime.fromisoformat(until) if until else None,
         hold=kept.get("hold", False),
     )
+
+
+def lock_json(lock: Lock) -> Json:
+    """The inverse of ``lock_in``: one form for one lock, since sites compare attributes."""
+    until = lock.until.isoformat() if lock.until else None
+    return {"mode": lock.mode, "until": until, "hold": lock.hold}
 
 
 def _check_locked(bucket: Bucket) -> None:

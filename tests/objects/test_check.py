@@ -1,9 +1,11 @@
 """The catalog against the store: what is found, what is healed, and the catalog made again."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.catalog.objects.facts import Usage
@@ -11,10 +13,12 @@ from entrepot.catalog.objects.read import list_versions
 from entrepot.clock import new_id
 from entrepot.embedded.minio import MinioServer
 from entrepot.embedded.postgres import PostgresServer
+from entrepot.errors import AccessDenied
 from entrepot.objects.check import check, observe, rebuild
+from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.objects.writes import Wish
-from entrepot.store.protocol import Attributes, Origin
+from entrepot.store.protocol import Attributes, LockMode, Origin
 from tests.objects.test_service import BIG, assert_books, read
 from tests.objects.test_uploads import FIVE, named, upload
 from tests.objects.worlds import new_bucket_name, objects_of, s3_store
@@ -155,6 +159,31 @@ async def test_the_catalog_is_made_again_from_the_store_alone(
         await store.close()
     finally:
         server.stop()
+
+
+async def test_tags_and_locks_are_known_again(objects: Objects) -> None:
+    """Without the lock's row a removal would be taken down, and then refused by the store."""
+    bucket = new_bucket_name()
+    await objects.create_bucket(bucket, tenant_id="acme", locked=True)
+    tomorrow = (objects.ground.clock.now() + timedelta(days=1)).replace(microsecond=0)
+    for key in ("held", "kept", "plain"):
+        await objects.put(bucket, key, b"x")
+    await objects.tag(bucket, "plain", {"now": "tagged"})
+    await objects.hold(bucket, "held", on=True)
+    await objects.retain(bucket, "kept", mode=LockMode.GOVERNANCE, until=tomorrow)
+    rows = await objects.versions(bucket)
+    async with objects.ground.catalog.begin() as connection:
+        for table in ("versions", "objects"):
+            of_bucket = {"id": (await objects.ground.bucket(bucket)).id}
+            await connection.execute(text(f"DELETE FROM {table} WHERE bucket_id = :id"), of_bucket)
+    await check(objects.ground, await objects.ground.bucket(bucket), heal=True)
+    for row, twin in zip(rows, await objects.versions(bucket), strict=True):
+        kept = {name: said for name, said in row.attributes.items() if name not in (HELD, TAGGED)}
+        assert twin.attributes == kept
+    with pytest.raises(AccessDenied):
+        await objects.delete(bucket, "held", version_id=rows[0].version_id)
+    await objects.hold(bucket, "held", on=False)
+    await objects.delete(bucket, "held", version_id=rows[0].version_id)
 
 
 def _own_minio(directory: Path) -> MinioServer:

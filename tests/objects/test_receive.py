@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -256,6 +256,38 @@ async def test_locks_travel_and_protect(objects: Objects, there: Objects) -> Non
     with pytest.raises(Unsupported):
         await plain.send(locked)
     await recover(plain.here.ground)
+
+
+@pytest.mark.parametrize("last", ["older", "newer"])
+async def test_two_receivers_of_one_version_lose_no_change_of_it(
+    objects: Objects, there: Objects, last: str
+) -> None:
+    """As when a write and its tags are brought by two streams at once."""
+    pair = await pair_of(objects, there, locked=True)
+    older = await there.put(pair.bucket, "k", b"x")
+    await there.tag(pair.bucket, "k", {"now": "tagged"})
+    await there.hold(pair.bucket, "k", on=True)
+    newer = await there.head(pair.bucket, "k")
+    slow, quick = (older, newer) if last == "older" else (newer, older)
+    may_read, reads = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def slowly() -> AsyncIterator[Body]:
+        reads.set()
+        await may_read.wait()
+        async with pair._open(slow) as body:
+            yield body
+
+    bucket = await objects.ground.bucket(pair.bucket)
+    waits = asyncio.create_task(pair.receiver.receive(bucket, slow, slowly))
+    await reads.wait()
+    await pair.send(quick)
+    may_read.set()
+    await waits
+    await pair.assert_equal()
+    here = objects.ground.store
+    assert await here.tags(pair.bucket, "k", version_id=older.version_id) == {"now": "tagged"}
+    assert (await here.lock(pair.bucket, "k", version_id=older.version_id)).hold
 
 
 async def test_tags_of_two_sites_end_equal(objects: Objects, there: Objects) -> None:

@@ -2,5 +2,5 @@
 
 import pytest
 
-# Helpers that live in the library, where pytest would not explain their assertions by itself.
-pytest.register_assert_rewrite("entrepot.testing.contract_tools")
+# Helpers outside of test files, where pytest would not explain their assertions by itself.
+pytest.register_assert_rewrite("entrepot.testing.contract_tools", "tests.replication.stream.worlds")

@@ -29,8 +29,6 @@ POLL_S = 1.0
 STRIKE_EVERY_S = 0.05
 """Nobody waits for an event to be struck off: at 100 writes/s five of them are one statement."""
 
-_ROUNDS = 2
-
 
 class Carrier(Protocol):
     """What brings versions from a source to a target; ``objects`` has the one of managed buckets.
@@ -63,6 +61,8 @@ class Options:
     batch_timeout_s: float = 0.1
     workers: int = 32
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    give_up_s: float = 600.0
+    """A version that fails while its sites answer is tried for so long, at growing distances."""
 
 
 @dataclass(slots=True)
@@ -161,9 +161,7 @@ class Channel:
 
     async def _bring(self, events: Sequence[Waiting]) -> None:
         ids = [each.id for each in events]
-        async with self._turns:
-            is_done = await self._carried(events[-1], ids)
-        if is_done:
+        if await self._carried(events[-1], ids):
             self._ended += ids
             self._has_ended.set()
         else:
@@ -171,12 +169,13 @@ class Channel:
             self._wake.set()
 
     async def _carried(self, item: Waiting, ids: Sequence[int]) -> bool:
-        """Whether the events are to be struck off."""
-        failures, rounds = 0, 0
+        """Whether the events are to be struck off; else they are given up, or read anew."""
+        failures, waited_s = 0, 0.0
         while True:
-            self._guard()
             try:
-                self._ended_bytes += await self._carrier.carry(item)
+                async with self._turns:  # not held while it waits: others go on
+                    self._guard()
+                    self._ended_bytes += await self._carrier.carry(item)
                 return True
             except Fenced:
                 raise
@@ -187,16 +186,16 @@ class Channel:
             except RetryableError as error:
                 self._failed()
                 failures += 1
-                if failures % (self._options.retry.max_retries + 1):
-                    await self._sleep(self._options.retry.wait_s(failures, chance()))
-                    continue
-                if await self._heal():
-                    return False  # it waits in the outbox, and is read anew
-                # The target answers now. It may just have come back: one more round of tries.
-                rounds += 1
-                if rounds == _ROUNDS:
-                    await self._bury(ids, error, tries=failures)
-                    return False
+                if failures % (self._options.retry.max_retries + 1) == 0:
+                    if await self._heal():
+                        return False
+                    # The sites answer: it is a connection now and then, or this version.
+                    if waited_s >= self._options.give_up_s:
+                        await self._bury(ids, error, tries=failures)
+                        return False
+                wait_s = self._options.retry.wait_s(failures, chance())
+                waited_s += wait_s
+                await self._sleep(wait_s)
 
     async def _strike_off(self) -> None:
         """Acknowledge what has ended: one statement for all that ended during the last one."""
