@@ -99,8 +99,8 @@ async def rebuild(ground: Ground) -> AsyncIterator[Findings]:
     """Make the catalog again from the store: buckets, versions, stamps, usage, the clock's floor.
 
     What is there already stays as it is. Not in the store, so not here: stamps of delete markers
-    (derived ones take their place), audit rows, tags that were changed while the store was away, when
-    tags and holds were changed last.
+    (derived ones take their place), audit rows, tags that were changed while the store was away,
+    when tags and holds were changed last.
     """
     async for name, how in internal.records(ground):
         await manage_bucket(ground.catalog, name=name, **how)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -63,6 +64,28 @@ def at_work(stack: Running, rule: str) -> Json | None:
     return jobs[-1] if jobs and follows and jobs[-1]["state"] == "running" else None
 
 
+@contextmanager
+def told_of_runs(stack: Running) -> Iterator[None]:
+    """A failure in the block says which streams there were, and what automations did."""
+    try:
+        yield
+    except AssertionError as error:
+        runs = stack.api(
+            "POST",
+            "/flow_runs/filter",
+            flows={"name": {"any_": ["replicate_stream"]}},
+            flow_runs={"state": {"type": {"not_any_": ["SCHEDULED"]}}},
+            sort="EXPECTED_START_TIME_ASC",
+        )
+        facts = ("name", "state_name", "created", "start_time", "end_time", "parameters")
+        error.add_note("\n".join(str([run[fact] for fact in facts]) for run in runs))
+        named = {"event": {"prefix": ["prefect.automation"]}}
+        for each in stack.api("POST", "/events/filter", filter=named)["events"]:
+            error.add_note(f"{each['occurred']} {each['event']} {each['payload']}"[:300])
+        raise
+
+
+@pytest.mark.timeout(600)
 def test_what_is_written_is_brought_and_a_run_that_dies_is_followed(
     stack: Running, streamed: str
 ) -> None:
@@ -81,7 +104,9 @@ def test_what_is_written_is_brought_and_a_run_that_dies_is_followed(
     assert (behind["target"], behind["prefix"], behind["waiting"]) == ("site-b", "second/", 1)
     # The automation starts the next one, for every rule, once the worker has told of the crash.
     stack.ended(run_id, "CRASHED")
-    wait_for(lambda: keys_at_b(stack, streamed) == {"first/k", "second/k"})
+    with told_of_runs(stack):
+        both = {"first/k", "second/k"}
+        wait_for(lambda: keys_at_b(stack, streamed) == both, timeout_s=300)
     follower = wait_for(lambda: at_work(stack, streamed))
     assert follower["flow_run_id"] != run_id and follower["epoch"] > job["epoch"]
     # A run that is started takes over, and the one before ends well.
