@@ -40,6 +40,7 @@ from entrepot.codec.seal import (
     seal_for_object,
     seal_for_place,
 )
+from entrepot.crc import crc32c
 from entrepot.errors import IntegrityError, InvalidInput, Unsupported
 from entrepot.store.protocol import Attributes, Origin, Part, Source, Store, Version
 
@@ -57,7 +58,8 @@ _DIGESTS = ("sha256", "sha1")
 class Digest:
     """Length, MD5 and the checksums that were promised, of a body as it passes by.
 
-    ``md5`` False: the encoder takes it and ``take`` brings it, unless one was promised.
+    ``md5`` False: none is taken unless one was promised. Then the encoder's is (``take``), or the
+    store's, which it proves by ``crc32c``.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Digest:
         self._expected = expected
         self._promised = size_bytes
         self._md5 = hashlib.md5(usedforsecurity=False)
-        self._has_md5 = md5 or "md5" in expected
+        self.has_md5 = md5 or "md5" in expected
         self._taken = b""
         self._hashes = {n: hashlib.new(n, usedforsecurity=False) for n in expected if n in _DIGESTS}
         self._crc = 0
@@ -80,7 +82,7 @@ class Digest:
         self.size_bytes += len(piece)
         if self._promised is not None and self.size_bytes > self._promised:
             raise InvalidInput("the body is longer than promised", said=self._promised)
-        if self._has_md5:
+        if self.has_md5:
             self._md5.update(piece)
         for each in self._hashes.values():
             each.update(piece)
@@ -136,9 +138,18 @@ class Incoming:
     digest: Digest
     shape: Shape | None = None
     seal: str = ""
+    proves: bool = False
+    """Whether the store is told the CRC of a stream of known length, and refuses other bytes."""
+    crc32c: int = 0
+    """Of the stored bytes that were given out."""
 
     async def stored(self) -> AsyncIterator[bytes]:
         """The bytes that go to the store."""
+        async for piece in self._stored():
+            self.crc32c = crc32c(piece, self.crc32c)
+            yield piece
+
+    async def _stored(self) -> AsyncIterator[bytes]:
         if self.shape is None:
             async for piece in checked(self.source, self.digest):
                 yield piece
@@ -176,8 +187,12 @@ async def incoming(
     how: How,
     ring: KeyRing,
     place: tuple[str, str],
+    proves: bool = False,
 ) -> Incoming:
-    """Decide how a body is encoded, from the bucket's wish and a sample of it."""
+    """Decide how a body is encoded, from the bucket's wish and a sample of it.
+
+    ``proves``: the store does, by a CRC (``Capability.TRAILER``), and its ETag is the MD5.
+    """
     if isinstance(source, bytes):
         if size_bytes not in (None, len(source)):
             raise InvalidInput("the body has another size", said=size_bytes, has=len(source))
@@ -186,8 +201,10 @@ async def incoming(
     if how.compress and (size_bytes is None or size_bytes >= how.min_size):
         sample, source = await _sampled(source, max(SAMPLE_BYTES, how.min_size))
         compressed = len(sample) >= how.min_size and pays(sample[:SAMPLE_BYTES])
-    digest = Digest(expected, size_bytes=size_bytes, md5=not (how.encrypt or compressed))
-    body = Incoming(source, size_bytes, digest)
+    known = proves and size_bytes is not None and INLINE_BYTES < size_bytes <= PUT_MAX_BYTES
+    md5 = not (how.encrypt or compressed or known)
+    digest = Digest(expected, size_bytes=size_bytes, md5=md5)
+    body = Incoming(source, size_bytes, digest, proves=proves)
     if how.encrypt:
         body.shape, body.seal = await new_shape(
             ring, tenant=how.tenant, place=place, compressed=compressed
@@ -240,7 +257,7 @@ async def send(
     ``uploading`` is entered around an upload of the backend, and told its id.
     """
     known = body.stored_bytes
-    if isinstance(body.source, bytes) and body.shape is None:
+    if isinstance(body.source, bytes) and body.shape is None and body.digest.has_md5:
         if len(body.source) > INLINE_BYTES:
             await asyncio.to_thread(body.digest.update, body.source)
         else:
@@ -250,8 +267,15 @@ async def send(
         return await store.put(bucket, key, body.source, **how), len(body.source)  # type: ignore[arg-type]
     pieces = body.stored()
     if known is not None and known <= PUT_MAX_BYTES:
+        is_small = known <= INLINE_BYTES
         version = await store.put(
-            bucket, key, pieces, size_bytes=known, attributes=attributes, origin=origin
+            bucket,
+            key,
+            b"".join([piece async for piece in pieces]) if is_small else pieces,
+            size_bytes=known,
+            attributes=attributes,
+            origin=origin,
+            crc32c=(lambda: body.crc32c) if body.proves and not is_small else None,
         )
         return version, known
     spool = bytearray()

@@ -30,7 +30,7 @@ from entrepot.objects.leftovers import expected_upload
 from entrepot.objects.marks import marked, to_json
 from entrepot.objects.names import stored_key
 from entrepot.objects.settle import Outcome, Refusal, Verdict
-from entrepot.store.protocol import Attributes, Origin, Source
+from entrepot.store.protocol import Attributes, Capability, Origin, Source
 
 ACTOR_MAX_CHARS = 1024
 """A record of the audit trail has 16 KiB, a key up to 6 of them as JSON, an actor as many."""
@@ -73,6 +73,7 @@ async def put(
         how=how,
         ring=ground.ring,
         place=(bucket.name, key),
+        proves=Capability.TRAILER in ground.capabilities,
     )
     kept = to_json(wish.attributes)
     intent = await intend(ground, bucket, key, WriteKind.PUT, wish=wish, details={"kept": kept})
@@ -100,13 +101,14 @@ async def _send(
     )
     # Of a single PUT the store's ETag is the MD5 of what it has: the last look at the bytes.
     plain = not body.seal and "-" not in version.etag and len(version.etag) == 32
+    etag = body.digest.etag if body.seal or body.digest.has_md5 else version.etag
     return Outcome(
         size_bytes=body.digest.size_bytes,
         stored_bytes=stored_bytes,
-        etag=body.digest.etag,
+        etag=etag,
         seal=body.seal,
         attributes=intent.details["kept"] | _checked(body.digest.values),
-        is_damaged=plain and version.etag != body.digest.etag,
+        is_damaged=plain and version.etag != etag,
     )
 
 

@@ -5,14 +5,17 @@ merely not refused; and an endpoint that is busy or gone has answered nothing, s
 Each finding says what was seen, which is what a person needs who is told "cannot".
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from entrepot.clock import new_id
+from entrepot.crc import crc32c
 from entrepot.errors import (
     AccessDenied,
     AlreadyExists,
+    IntegrityError,
     NotFound,
     PermanentError,
     PreconditionFailed,
@@ -22,6 +25,8 @@ from entrepot.store.protocol import Attributes, Capability, Item, Origin, Store,
 PROBE_TIME_MS: Final = 1_000_000_000_000
 """September 2001: no endpoint would choose it by itself."""
 SAW_MAX_CHARS: Final = 300
+_PROVED: Final = b"probe " * 200_000
+"""More than one frame."""
 WRITE, LIST, REMOVE = "write", "list", "remove"
 """What is looked at besides capabilities: without them nothing can be kept."""
 
@@ -171,6 +176,32 @@ async def _kept(store: Store, bucket: str, key: str, origin: Origin) -> Version 
     return None
 
 
+async def _proves(store: Store, bucket: str) -> Finding:
+    """Whether a body is held against the CRC-32C that comes after it, and kept without it."""
+    right = crc32c(_PROVED)
+
+    def put(crc: int) -> Awaitable[Version]:
+        size = len(_PROVED)
+        return store.put(bucket, "trailer", _once(_PROVED), size_bytes=size, crc32c=lambda: crc)
+
+    version = await put(right)
+    async with store.get(bucket, "trailer") as body:
+        read, kept = await body.read(), body.version.attributes
+    if read != _PROVED:
+        return Finding(False, "a body came back with its frames")
+    if kept and kept.headers:
+        return Finding(False, f"a header of the framing was kept: {dict(kept.headers)}")
+    if version.etag != hashlib.md5(_PROVED, usedforsecurity=False).hexdigest():
+        return Finding(False, "the ETag is not the MD5 of the body")
+    if not isinstance(await _refusal(put(right ^ 1)), IntegrityError):
+        return Finding(False, "a body was taken that its CRC did not fit")
+    return Finding(True, "a body that its CRC-32C does not fit is refused")
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
 async def _keeps_tags(store: Store, bucket: str) -> Finding:
     version_id = (await store.put(bucket, "tags", b"1")).version_id
     await store.tag(bucket, "tags", {"probe": "1"}, version_id=version_id)
@@ -230,6 +261,7 @@ _LOOKS: Final[Mapping[str, Callable[[Store, str], Awaitable[Finding]]]] = {
     Capability.CONDITIONAL_WRITE: _writes_conditionally,
     Capability.ORIGIN: _keeps_origins,
     Capability.TAGS: _keeps_tags,
+    Capability.TRAILER: _proves,
     Capability.BATCH: _unpacks,
 }
 

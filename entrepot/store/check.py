@@ -5,11 +5,12 @@ range is refused in the same words by every backend instead of being rewritten b
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import datetime
 from uuid import UUID
 
-from entrepot.errors import InvalidInput
+from entrepot import crc
+from entrepot.errors import IntegrityError, InvalidInput
 from entrepot.store.protocol import KEY_MAX_BYTES, PAGE_MAX, Attributes, LockMode, Origin, Source
 
 METADATA_MAX_BYTES = 2048
@@ -161,6 +162,16 @@ async def measured(source: Source, size_bytes: int) -> AsyncGenerator[bytes, Non
         yield piece
     if seen_bytes != size_bytes:
         raise InvalidInput("body is not as long as said", size_bytes=size_bytes, seen=seen_bytes)
+
+
+async def proved(source: Source, crc32c: Callable[[], int]) -> AsyncGenerator[bytes, None]:
+    """The pieces of ``source``; ``IntegrityError`` where they have another CRC than was said."""
+    seen = 0
+    async for piece in _one(source) if isinstance(source, bytes) else source:
+        seen = crc.crc32c(piece, seen)
+        yield piece
+    if seen != crc32c():
+        raise IntegrityError("bytes do not match their CRC-32C", said=crc32c(), came=seen)
 
 
 async def _one(piece: bytes) -> AsyncIterator[bytes]:

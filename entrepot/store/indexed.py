@@ -8,7 +8,7 @@ Time: a version without an origin gets the injected clock's time at its commit.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,12 +43,16 @@ class IndexedStore(IndexedBuckets):
         attributes: Attributes | None = None,
         origin: Origin | None = None,
         md5: bytes | None = None,
+        crc32c: Callable[[], int] | None = None,
         if_match: str | None = None,
         if_none_match: bool = False,
     ) -> Version:
         attributes = attributes or Attributes()
         check.check_attributes(attributes)
         await self._reach(bucket, key, origin)
+        if crc32c is not None:
+            size_bytes = check.body_size(source, size_bytes)
+            source = check.proved(source, crc32c)
         extent = await self._receive(source, size_bytes)
         try:
             if md5 is not None and md5.hex() != extent.md5:

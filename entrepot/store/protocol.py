@@ -123,6 +123,7 @@ class Capability(StrEnum):
     TAGS = "tags"
     BATCH = "batch"  # unpacks a tar of objects, each with its origin and attributes
     LOCK = "lock"  # keeps versions that are retained or held from being removed
+    TRAILER = "trailer"  # proves a body by the CRC that comes after it; its ETag is the MD5
 
 
 class Body(Protocol):
@@ -182,15 +183,17 @@ class ObjectStore(Protocol):
         attributes: Attributes | None = None,
         origin: Origin | None = None,
         md5: bytes | None = None,
+        crc32c: Callable[[], int] | None = None,
         if_match: str | None = None,
         if_none_match: bool = False,
     ) -> Version:
         """Store ``source`` as a new version; it is visible whole or not at all.
 
         ``size_bytes`` is required for an iterator. ``md5`` (16 raw bytes) makes the endpoint
-        refuse other bytes with ``IntegrityError``. ``if_match`` (an ETag of the current version)
-        and ``if_none_match`` (no current version) raise ``PreconditionFailed``; a delete marker
-        is no current version for either. Putting an ``origin`` whose version exists already
+        refuse other bytes with ``IntegrityError``; so does ``crc32c``, which is asked once the last
+        byte was given, and needs ``Capability.TRAILER``. ``if_match`` (an ETag of the current
+        version) and ``if_none_match`` (no current version) raise ``PreconditionFailed``; a delete
+        marker is no current version for either. Putting an ``origin`` whose version exists already
         changes nothing, or is ``AccessDenied`` where that version is locked. Metadata comes back
         equal or is refused with ``InvalidInput``; values with control characters or blanks around
         them always are.

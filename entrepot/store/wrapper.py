@@ -79,6 +79,7 @@ class StoreWrapper:
         attributes: Attributes | None = None,
         origin: Origin | None = None,
         md5: bytes | None = None,
+        crc32c: Callable[[], int] | None = None,
         if_match: str | None = None,
         if_none_match: bool = False,
     ) -> Version:
@@ -92,6 +93,7 @@ class StoreWrapper:
                 attributes=attributes,
                 origin=origin,
                 md5=md5,
+                crc32c=crc32c,
                 if_match=if_match,
                 if_none_match=if_none_match,
             ),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from entrepot.clock import new_id
+from entrepot.crc import crc32c
 from entrepot.errors import (
     BucketNotFound,
     EntrepotError,
@@ -224,6 +225,37 @@ class ObjectContract(ContractPart):
         source = pieces(BODY) if streamed else BODY
         with pytest.raises(IntegrityError):
             await store.put(bucket, "k", source, size_bytes=len(BODY), md5=wrong)
+        assert not await is_visible(store, bucket, "k")
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    @pytest.mark.parametrize("size_bytes", [0, 1, 1 << 20, 3_000_001])
+    async def test_a_body_is_proved_by_its_crc(
+        self, store: Store, bucket: str, streamed: bool, size_bytes: int
+    ) -> None:
+        """Also with headers of its own, and an origin where the store keeps one."""
+        body = (bytes(range(251)) * (size_bytes // 251 + 1))[:size_bytes]
+        source = pieces(body[:100_000], body[100_000:]) if streamed else body
+        attributes = Attributes("text/x", {"a": "b"}, headers={"content-encoding": "gzip"})
+        put = await store.put(
+            bucket,
+            "k",
+            source,
+            size_bytes=size_bytes,
+            attributes=attributes,
+            crc32c=lambda: crc32c(body),
+        )
+        assert put.etag == hashlib.md5(body, usedforsecurity=False).hexdigest()
+        assert await read(store, bucket, "k") == body
+        assert (await store.head(bucket, "k")).attributes == attributes
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_bytes_that_do_not_match_their_crc_are_refused(
+        self, store: Store, bucket: str, streamed: bool
+    ) -> None:
+        body = b"x" * 2_000_000
+        source = pieces(body[:99], body[99:]) if streamed else body
+        with pytest.raises(IntegrityError):
+            await store.put(bucket, "k", source, size_bytes=len(body), crc32c=lambda: 1)
         assert not await is_visible(store, bucket, "k")
 
     async def test_a_readers_own_error_passes_unchanged(self, store: Store, bucket: str) -> None:

@@ -67,7 +67,7 @@ def test_a_dry_run_touches_nothing_and_a_run_its_prefix_only(stack: Running) -> 
 def test_sites_and_their_capabilities(stack: Running) -> None:
     rows = stack.json("site", "list")
     assert [(row["name"], row["rank"]) for row in rows] == [("site-a", 0), ("site-b", 1)]
-    expected = ["batch", "conditional-write", "lock", "origin", "tags", "versioning"]
+    expected = ["batch", "conditional-write", "lock", "origin", "tags", "trailer", "versioning"]
     assert [row["capabilities"] for row in rows] == [expected, expected]
     assert [row["endpoint"] for row in rows] == [site.endpoint for site in stack.info.sites]
     probed = stack.json("site", "probe", "site-b")

@@ -18,7 +18,7 @@ from entrepot.store.protocol import Capability
 from tests.replication.worlds import ALL, World, same
 
 MIB = 1024 * 1024
-MINTED = ALL - {Capability.ORIGIN, Capability.BATCH}
+MINTED = ALL - {Capability.ORIGIN, Capability.BATCH, Capability.TRAILER}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ async def test_what_it_was_probed_to_do(world: World) -> None:
     assert found.findings["origin"].saw == (
         "a write keeps neither the id nor the time that it was given"
     )
+    assert "aws-chunked" in found.findings["trailer"].saw
     assert found.findings["batch"].saw.startswith("not tried")
     assert all(found.findings[name].can for name in ("write", "list", "remove"))
     assert not [

@@ -1,10 +1,11 @@
 """The pure parts of the S3 client against independent ones: botocore, ElementTree, Go's rules."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.charset import QP, Charset
 from email.header import Header, decode_header, make_header
+from io import BytesIO
 from urllib.parse import quote, quote_plus, unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -14,13 +15,15 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials as BotoCredentials
+from botocore.httpchecksum import AwsChunkedWrapper, CrtCrc32cChecksum
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from entrepot.crc import crc32c
 from entrepot.errors import IntegrityError, InvalidInput
 from entrepot.store.protocol import Attributes, Origin, Version
-from entrepot.store.s3 import listing
+from entrepot.store.s3 import listing, trailer
 from entrepot.store.s3.headers import (
     attributes_from_headers,
     attributes_to_headers,
@@ -451,3 +454,32 @@ def test_a_copy_with_an_origin_is_no_replica() -> None:
 def test_a_reply_without_version_is_the_null_one() -> None:
     found = version_from_headers("k", {"ETag": '"e"'}, size_bytes=3)
     assert (found.version_id, found.etag, found.size_bytes, found.mtime_ms) == ("null", "e", 3, 0)
+
+
+# --- Bodies with a trailer --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 99_999, 1 << 20, (1 << 20) + 1, 3 * (1 << 20) + 5])
+@pytest.mark.parametrize("piece", [7_777, 300_000, 5_000_000])
+async def test_frames_are_botocores(size: int, piece: int) -> None:
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, size, piece):
+            yield body[at : at + piece]
+
+    found = b"".join([each async for each in trailer.framed(pieces(), size, lambda: crc32c(body))])
+    wrapper = AwsChunkedWrapper(
+        BytesIO(body),
+        checksum_cls=CrtCrc32cChecksum,
+        checksum_name=trailer.NAME,
+        chunk_size=trailer.CHUNK_BYTES,
+    )
+    assert found == b"".join(iter(lambda: wrapper.read(1 << 16), b""))
+    assert len(found) == trailer.framed_size(size)
+
+
+def test_a_crc_is_that_of_rfc_3720() -> None:
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(b"56789", crc32c(b"1234")) == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA

@@ -7,7 +7,7 @@ longest keys needs about 4).
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from html import unescape
 from io import BytesIO
@@ -36,7 +36,8 @@ from entrepot.store import check
 from entrepot.store.check import measured
 from entrepot.store.locks import LOCKED, UNLOCKED
 from entrepot.store.protocol import Source
-from entrepot.store.s3.sign import Credentials, encode_path, encode_query, sign
+from entrepot.store.s3.sign import UNSIGNED, Credentials, encode_path, encode_query, sign
+from entrepot.store.s3.trailer import CONTENT, framed, trailing
 
 ERROR_MAX_BYTES = 64 * 1024
 XML_MAX_BYTES = 16 * 1024 * 1024
@@ -158,23 +159,34 @@ class Endpoint:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: Source | None = None,
+        crc32c: Callable[[], int] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one signed request; the reply is open while in the block and is a success."""
+        """Send one signed request; the reply is open while in the block and is a success.
+
+        ``headers`` give the length of ``body``; ``crc32c`` is sent after it.
+        """
         path, text = encode_path(bucket, key), encode_query(query or {})
+        headers = dict(headers or {})
+        content, payload = UNSIGNED, _payload(body, headers)
+        if crc32c is not None and body is not None:
+            size = int(headers["content-length"])
+            headers, content = trailing(headers, size), CONTENT
+            payload = framed(measured(body, size), size, crc32c)
         signed = sign(
             self._credentials,
             method,
             host=self._host,
             path=path,
             query=text,
-            headers=headers or {},
+            headers=headers,
             now=self.clock.now(),
+            content=content,
         )
         url = URL(f"{self.url}{path}{'?' + text if text else ''}", encoded=True)
         async with AsyncExitStack() as stack:
             with self.failures(bucket, key):
                 asked = self._open().request(
-                    method, url, headers=signed, data=_payload(body, signed), allow_redirects=False
+                    method, url, headers=signed, data=payload, allow_redirects=False
                 )
                 reply = await stack.enter_async_context(asked)
                 if reply.status >= 300:
@@ -229,7 +241,7 @@ def check_key(key: str) -> None:
 
 def _payload(
     body: Source | None, headers: Mapping[str, str]
-) -> bytes | BytesIO | AsyncIterator[bytes] | None:
+) -> bytes | BytesIO | AsyncIterator[bytes | memoryview] | None:
     if isinstance(body, bytes):
         # Written at once, which aiohttp warns of above 1 MiB; larger ones go piece by piece.
         return body if len(body) <= AT_ONCE_BYTES else BytesIO(body)

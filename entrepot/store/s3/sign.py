@@ -2,7 +2,7 @@
 
 Source: "Authenticating Requests: Using the Authorization Header" of the S3 API reference. S3
 encodes a path once and does not normalise it. The body is not hashed (``UNSIGNED-PAYLOAD``):
-what protects it is a signed ``content-md5`` where the caller knows one.
+what protects it is a signed ``content-md5`` where the caller knows one, or a CRC after it.
 """
 
 import hashlib
@@ -48,15 +48,16 @@ def sign(
     query: str,
     headers: Mapping[str, str],
     now: datetime,
+    content: str = UNSIGNED,
 ) -> dict[str, str]:
     """The headers to send: those given (names in lower case) and the signature over them all."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     day = stamp[:8]
-    signed = {**headers, "host": host, "x-amz-content-sha256": UNSIGNED, "x-amz-date": stamp}
+    signed = {**headers, "host": host, "x-amz-content-sha256": content, "x-amz-date": stamp}
     names = sorted(signed)
     lines = "".join(f"{name}:{' '.join(signed[name].split())}\n" for name in names)
     listed = ";".join(names)
-    canonical = f"{method}\n{path}\n{query}\n{lines}\n{listed}\n{UNSIGNED}"
+    canonical = f"{method}\n{path}\n{query}\n{lines}\n{listed}\n{content}"
     scope = f"{day}/{credentials.region}/s3/aws4_request"
     digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
     key = _signing_key(credentials.secret_key.get_secret_value(), day, credentials.region)

@@ -32,6 +32,7 @@ from entrepot.store.protocol import (
     Source,
     Version,
 )
+from entrepot.store.s3 import trailer
 from entrepot.store.s3.buckets import S3Buckets
 from entrepot.store.s3.details import detailed_page
 from entrepot.store.s3.documents import result
@@ -115,6 +116,7 @@ class S3Store(S3Buckets, S3Uploads, S3Locks, S3Settings):
         attributes: Attributes | None = None,
         origin: Origin | None = None,
         md5: bytes | None = None,
+        crc32c: Callable[[], int] | None = None,
         if_match: str | None = None,
         if_none_match: bool = False,
     ) -> Version:
@@ -123,7 +125,7 @@ class S3Store(S3Buckets, S3Uploads, S3Locks, S3Settings):
         size = body_size(source, size_bytes)
         headers = attributes_to_headers(attributes) | origin_to_headers(origin)
         headers["content-length"] = str(size)
-        if md5 is None and isinstance(source, bytes) and size <= MD5_MAX_BYTES:
+        if crc32c is None and md5 is None and isinstance(source, bytes) and size <= MD5_MAX_BYTES:
             md5 = hashlib.md5(source, usedforsecurity=False).digest()
         if md5 is not None:
             headers["content-md5"] = b64encode(md5).decode()
@@ -131,10 +133,12 @@ class S3Store(S3Buckets, S3Uploads, S3Locks, S3Settings):
             headers["if-match"] = f'"{if_match}"'
         if if_none_match:
             headers["if-none-match"] = "*"
+        if crc32c is not None and isinstance(source, bytes):
+            headers[trailer.NAME], crc32c = trailer.checksum(crc32c()), None
         query = {"versionId": origin.version_id} if origin else {}
         try:
             async with self._endpoint.request(
-                "PUT", bucket, key, query=query, headers=headers, body=source
+                "PUT", bucket, key, query=query, headers=headers, body=source, crc32c=crc32c
             ) as reply:
                 return Version(
                     key=key,
