@@ -32,7 +32,7 @@ down: bootstrap
 test: servers
 	@scripts/install-chromium
 	@scripts/check
-	@$(IN_VENV) pytest $(ARGS)
+	@$(IN_VENV) pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 test-nightly: servers
 	@scripts/install-chromium

@@ -1,8 +1,8 @@
 """Usage of every tenant, bucket and prefix at every site, counted and recorded as of one instant.
 
-    sites → for each: its buckets → count groups of buckets side by side → record → report
+    sites → for each: its buckets → count groups of buckets side by side → record → forget → report
 
-Task runs: 1 + sites x (2 + groups), with at most 8 groups a site: 31 for three sites.
+Task runs: 2 + sites x (2 + groups), with at most 8 groups a site: 32 for three sites.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,14 @@ from entrepot.quota.account import Counted, merge_counts
 from entrepot.quota.report import by_prefix, by_tenant, frame
 from flows import artifacts, hints
 from tasks.library import library_seconds
-from tasks.usage import Owned, count_buckets, owned_buckets, record_site, site_names
+from tasks.usage import (
+    Owned,
+    count_buckets,
+    forget_old,
+    owned_buckets,
+    record_site,
+    site_names,
+)
 
 GROUPS_MAX = 8
 COUNTS_AT_ONCE = 4
@@ -104,6 +111,8 @@ def _account_usage(request: AccountRequest) -> UsageReport:
     before = {site: record_site(site, rows, as_of=as_of) for site, rows in accounts.items()}
     for site, rows in accounts.items():
         get_run_logger().info("%s: %d prefixes counted and recorded", site, len(rows))
+    forgotten = forget_old()
+    get_run_logger().info("forgotten: %s", forgotten)
     bar.close()
     tenants = _publish(accounts, before, missing, as_of=as_of)
     return UsageReport(

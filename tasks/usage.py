@@ -1,11 +1,15 @@
 """The steps of a usage account, a task each."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect import task
 
 from entrepot.catalog.buckets import list_buckets
+from entrepot.catalog.jobs import prune_jobs
+from entrepot.catalog.plans import prune_plans
+from entrepot.catalog.removals import prune_removals
+from entrepot.catalog.rules import list_rules
 from entrepot.catalog.sites import list_sites
 from entrepot.catalog.usage import UsageRow, latest_usage, prune_usage, record_usage
 from entrepot.clock import SYSTEM_CLOCK
@@ -15,6 +19,11 @@ from tasks.library import catalog, run, sites
 from tasks.replication import RETRY, SHORT_S
 
 LISTINGS_AT_ONCE = 8
+
+KEEP_JOBS = timedelta(days=90)
+KEEP_PLANS = timedelta(days=30)
+KEEP_REMOVALS = timedelta(days=60)
+"""At least; twice the longest horizon of a rule if that is more."""
 
 Owned = tuple[str, str]
 """A bucket and the tenant that owns it."""
@@ -68,3 +77,20 @@ def record_site(site: str, rows: Sequence[UsageRow], *, as_of: datetime) -> tupl
         return before.rows if before else ()
 
     return run(record())
+
+
+@task(task_run_name="forget", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
+def forget_old() -> dict[str, int]:
+    """Drop what is past its time from the control catalog; how many of each."""
+
+    async def forget() -> dict[str, int]:
+        control = await catalog()
+        longest_s = max((each.tombstone_horizon_s for each in await list_rules(control)), default=0)
+        removals = max(KEEP_REMOVALS, 2 * timedelta(seconds=longest_s))
+        return {
+            "jobs": await prune_jobs(control, older_than=KEEP_JOBS),
+            "plans": await prune_plans(control, older_than=KEEP_PLANS),
+            "removals": await prune_removals(control, older_than=removals),
+        }
+
+    return run(forget())

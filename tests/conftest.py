@@ -1,6 +1,7 @@
 """Real servers for every test: one Postgres and two MinIO sites a session, on free ports."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.running import Running
 # A failing property prints what reproduces it; a busy machine is no failure.
 settings.register_profile("entrepot", print_blob=True, deadline=None)
 settings.load_profile("entrepot")
+
+
+def pytest_configure() -> None:
+    """A run that is told to end stops its servers, as one that is interrupted does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _open_dir() -> Path:

@@ -135,6 +135,21 @@ def test_usage_of_one_site_and_deeper_prefixes(stack: Running, owned: Owned) -> 
     assert stack.sql("SELECT count(*) FROM usage_runs", site="site-b") == before
 
 
+def test_what_is_past_its_time_is_forgotten(stack: Running) -> None:
+    """Removals: by default those of more than twice thirty days."""
+    insert = """
+        INSERT INTO removals (bucket, key, version_id, site, removed_at)
+        SELECT 'forgotten-bucket', 'k' || days, 'v', 'site-a', now() - days * interval '1 day'
+        FROM unnest(ARRAY[1, 59, 61]) AS days RETURNING key
+    """
+    stack.sql(insert)
+    try:
+        stack.ended(stack.start("account_usage/hourly", {"sites": ["site-a"]}))
+    finally:
+        left = stack.sql("DELETE FROM removals WHERE bucket = 'forgotten-bucket' RETURNING key")
+    assert {row["key"] for row in left} == {"k1", "k59"}
+
+
 def test_a_bucket_that_was_deleted_at_a_site_holds_up_no_other(
     stack: Running, owned: Owned
 ) -> None:
