@@ -22,12 +22,21 @@ from entrepot.replication.stream.channel import Counts
 from entrepot.replication.stream.chart import chart
 from entrepot.replication.stream.engine import Ended, Route
 from flows import artifacts, hints
-from tasks.stream import aim_ms, forget_rules, routes_of, stream_rule, windows_of
+from tasks.stream import (
+    aim_ms,
+    forget_rules,
+    is_at_work,
+    routes_of,
+    stream_rule,
+    windows_of,
+)
 
 RULES_MAX = 16
 """Streams of one run, a thread each; further rules get runs of their own by name."""
 
 SHOW_EVERY_S = 10.0
+TAKE_BACK_S = 30.0
+"""A rule that was handed over so long ago is taken back where nobody works on it any more."""
 DAY_S = 86_400
 
 
@@ -103,21 +112,28 @@ class _Work:
         self.streams: dict[str, PrefectFuture[tuple[Counts, Ended]]] = {}
         self.counts: dict[str, Counts] = {}
         self._shown: dict[str, artifacts.Living] = {}
-        self._handed_over: set[str] = set()
+        self._handed_over: dict[str, float] = {}
         self._ends_at = ends_at
 
     def begin(self, routes: Sequence[Route]) -> None:
         """Start what is not at work."""
         for route in routes:
             left_s = self._ends_at - SYSTEM_CLOCK.monotonic()
-            is_new = route.rule not in self.streams and route.rule not in self._handed_over
-            if not is_new or len(self.streams) >= RULES_MAX or left_s <= 0:
+            if len(self.streams) >= RULES_MAX or left_s <= 0 or not self._is_free(route.rule):
                 continue
             self.streams[route.rule] = stream_rule.submit(route, for_s=left_s)
             if route.rule not in self._shown:
                 self._shown[route.rule] = artifacts.Living(
                     f"stream-{route.rule}", f"stream of {route.rule}"
                 )
+
+    def _is_free(self, rule: str) -> bool:
+        if rule in self.streams:
+            return False
+        since = self._handed_over.get(rule)
+        if since is None:
+            return True
+        return SYSTEM_CLOCK.monotonic() - since > TAKE_BACK_S and not is_at_work(rule)
 
     def collect(self) -> None:
         """Count those that have ended; one that was changed may begin anew."""
@@ -128,7 +144,7 @@ class _Work:
             counts, why = future.result()
             self.counts[rule] = self.counts.get(rule, Counts()) + counts
             if why is not Ended.CHANGED:
-                self._handed_over.add(rule)
+                self._handed_over[rule] = SYSTEM_CLOCK.monotonic()
 
     def show(self) -> None:
         """Write the charts anew."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from prefect import runtime, task
 
+from entrepot.catalog import jobs
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule, list_rules
@@ -20,7 +21,7 @@ from entrepot.objects.shipping import Shipping, Travels
 from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
-from entrepot.replication.stream.engine import Ended, Route, Stream, forget_others
+from entrepot.replication.stream.engine import KIND, Ended, Route, Stream, forget_others
 from entrepot.store.retry import RetryPolicy
 from tasks.library import catalog, objects, run
 from tasks.replication import RETRY, SHORT_S
@@ -32,6 +33,15 @@ def routes_of(rule: str) -> tuple[Route, ...]:
     No task: it is asked every few seconds.
     """
     return run(_routes(rule)) if load().replication.enabled else ()
+
+
+def is_at_work(rule: str) -> bool:
+    """Whether a run works on the rule's stream (no task: it is asked every few seconds)."""
+
+    async def ask() -> bool:
+        return await jobs.is_at_work(await catalog(), kind=KIND, subject=rule)
+
+    return run(ask())
 
 
 async def _routes(rule: str) -> tuple[Route, ...]:

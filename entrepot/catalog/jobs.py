@@ -230,6 +230,14 @@ async def last_completed(catalog: Catalog, *, kind: str, subject: str) -> Job | 
     return None if row is None else _job(row)
 
 
+async def is_at_work(catalog: Catalog, *, kind: str, subject: str) -> bool:
+    """Whether somebody holds the job of that subject just now."""
+    held = (t.Job.state == JobState.RUNNING) & (t.Job.lease_until > _NOW)
+    query = select(t.Job.id).where(t.Job.kind == kind, t.Job.subject == subject).where(held)
+    async with catalog.begin() as connection:
+        return (await connection.execute(query.limit(1))).first() is not None
+
+
 async def recent(catalog: Catalog, *, limit: int = 50) -> tuple[Job, ...]:
     """The jobs that started last, newest first; at most 1,000."""
     if not 1 <= limit <= RECENT_MAX:

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -25,10 +26,9 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    root = tmp_path_factory.mktemp("objects")
-    for parent in (root.parent, root.parent.parent):
-        parent.chmod(0o711)  # Postgres runs as another user than root
+def bench(servers_dir: Path) -> Iterator[Bench]:
+    root = servers_dir / "bench-objects"
+    root.mkdir(mode=0o711)
     with objects.opened(root, runs=1, scale=1, mc=binaries.mc()) as opened:
         yield opened
 

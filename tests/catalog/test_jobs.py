@@ -16,7 +16,7 @@ from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.jobs import Claim
 from entrepot.catalog.states import JobState
-from entrepot.clock import new_token
+from entrepot.clock import new_id, new_token
 from entrepot.errors import Busy, EntrepotError, Fenced, InvalidInput, LimitExceeded
 
 RANGES = [("", "g"), ("g", "p"), ("p", "")]
@@ -50,6 +50,17 @@ async def test_a_running_lease_keeps_others_out_and_says_who(control: Catalog) -
     assert busy.value.fields["flow_run_id"] == "run-1"
     assert (await claim(control, "b", subject="other")).epoch == 1
     assert (await claim(control, "b", kind="other")).epoch == 1
+
+
+async def test_who_asks_is_told_whether_somebody_is_at_work(control: Catalog) -> None:
+    subject = {"kind": "replicate", "subject": f"asked-{new_id().hex[:8]}"}
+    assert not await jobs.is_at_work(control, **subject)
+    held = await claim(control, "a", **subject)
+    assert await jobs.is_at_work(control, **subject)
+    await expire(control, held)
+    assert not await jobs.is_at_work(control, **subject)
+    await jobs.finish(control, held, state=JobState.COMPLETED, report={})
+    assert not await jobs.is_at_work(control, **subject)
 
 
 async def test_a_retry_takes_over_at_once(control: Catalog) -> None:

@@ -72,8 +72,8 @@ def test_each_deployment_is_there_once_and_scheduled(stack: Running) -> None:
         [schedule] = each["schedules"]
         assert schedule["active"]
         assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, "UTC")
-        # A stream's next run waits beside the one before.
-        most = 2 if name == "replicate_stream.always" else 1
+        # A stream's next run waits beside the one before, and those of single rules.
+        most = 8 if name == "replicate_stream.always" else 1
         assert each["global_concurrency_limit"]["limit"] == most
         assert each["enforce_parameter_schema"]
         assert each["description"]
