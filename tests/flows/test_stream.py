@@ -96,6 +96,7 @@ def test_what_is_written_is_brought_and_a_run_that_dies_is_followed(
     stack: Running, streamed: str
 ) -> None:
     started = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 300})
+    wait_for(lambda: at_work(stack, streamed))
     put(stack, streamed, "first/k")
     wait_for(lambda: keys_at_b(stack, streamed) == {"first/k"})
     wait_for(lambda: stack.json("replicate", "lag", streamed)[0]["waiting"] == 0)
