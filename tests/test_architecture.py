@@ -13,7 +13,7 @@ import pytest
 from tests.sources import LIBRARY, Source, dotted, sources
 
 LAYERS = {
-    0: ("errors", "units", "clock", "stamp", "timetable", "config", "metrics", "log"),
+    0: ("errors", "units", "clock", "stamp", "crc", "timetable", "config", "metrics", "log"),
     1: ("codec", "store", "catalog"),
     2: ("replication", "cache", "quota", "vault", "policy", "audit", "cost"),
     3: ("objects", "backup", "tenancy", "compliance"),
