@@ -220,15 +220,17 @@ class _Pass:
         await side_by_side(work() for _ in range(self.context.workers))
 
     def _traits(self, version: Version) -> Traits:
-        """What is compared of a version."""
         attributes, lock = version.attributes or Attributes(), version.lock or Lock()
-        return Traits(
-            tags=attributes.tags if Travel.TAGS in self.context.travels else {},
-            lock=self._worth(lock),
-        )
+        return self._travelling(Traits(attributes.tags, lock))
 
-    def _worth(self, lock: Lock) -> Lock:
-        return self.context.locks.worth(lock) if Travel.LOCKS in self.context.travels else Lock()
+    def _travelling(self, traits: Traits) -> Traits:
+        """What is compared: without what the rule leaves at home, and what has passed."""
+        found = replace(traits, lock=self.context.locks.worth(traits.lock))
+        if Travel.TAGS not in self.context.travels:
+            found = replace(found, tags={}, tagged=None)
+        if Travel.LOCKS not in self.context.travels:
+            found = replace(found, lock=Lock(), held=None)
+        return found
 
     async def _ask_again(self, differing: Sequence[_Shared]) -> None:
         """Where no tags are listed they may be hidden: what may not be seen was not lost."""
@@ -272,8 +274,7 @@ class _Pass:
                 if row is None:  # it comes, or it goes
                     del each.sides[rank]
                     continue
-                tags = row.tags if Travel.TAGS in self.context.travels else {}
-                said = replace(row, tags=tags, lock=self._worth(row.lock))
+                said = self._travelling(row)
                 if _frozen(said) != _frozen(each.sides[rank]):
                     each.behind.add(rank)
                 each.sides[rank] = said
@@ -344,18 +345,19 @@ class _Pass:
     async def _alter(self, shared: _Shared, rank: int, agreed: Agreed) -> None:
         site, seen = self.context.sites[rank], shared.sides[rank]
         where = self.context.bucket, shared.key, shared.entries[rank].version_id
+        if agreed.lock != seen.lock and not await self._takes(site, shared.key):
+            agreed = replace(agreed, lock=seen.lock, held=seen.held)
         if seen.is_managed:
             assert site.rows is not None
             if not await site.rows.alter(*where, seen=seen, agreed=agreed):
                 raise PreconditionFailed("its tags were changed since", site=site.name)
             self.context.totals.altered += 1
             return
-        is_retagged = agreed.tags != seen.tags
-        if is_retagged:
+        if agreed.tags != seen.tags:
             await self._tag(site, where, seen.tags, agreed.tags)
-        is_locked = agreed.lock != seen.lock and await self._lock(site, where, agreed.lock)
-        if is_retagged or is_locked:
-            self.context.totals.altered += 1
+        if agreed.lock != seen.lock:
+            await self.context.locks.put(site, where, agreed.lock, self.context.findings)
+        self.context.totals.altered += (agreed.tags, agreed.lock) != (seen.tags, seen.lock)
 
     async def _tag(self, site: Site, where: tuple[str, str, str], seen: Tags, tags: Tags) -> None:
         bucket, key, version_id = where
@@ -365,13 +367,13 @@ class _Pass:
         if (has := await site.store.tags(bucket, key, version_id=version_id)) != tags:
             raise IntegrityError("it has other tags than it was given", site=site.name, has=has)
 
-    async def _lock(self, site: Site, where: tuple[str, str, str], lock: Lock) -> bool:
+    async def _takes(self, site: Site, key: str) -> bool:
+        """Whether versions can be locked at the site; where not, that is said once."""
         locks = self.context.locks
-        if not await locks.takes(site, self.context.bucket):
-            locks.miss(where[1], site, self.context.findings)
-            return False
-        await locks.put(site, where, lock, self.context.findings)
-        return True
+        if await locks.takes(site, self.context.bucket):
+            return True
+        locks.miss(key, site, self.context.findings)
+        return False
 
 
 def _frozen(traits: Traits) -> tuple[object, ...]:

@@ -323,33 +323,24 @@ async def sweep_shard(
     options = _options(job, clock, batch_size=batch_size, workers=workers, dry_run=dry_run)
     ledger = JobLedger(catalog, sites, claim=job.claim, shard=shard.number, terms=_terms(job))
     async with Lease(catalog, job.claim, lease_s=LEASE_S, release_after=False) as lease:
+        how: dict[str, Any] = {"options": options, "guard": _guard(lease, standing)}
 
         async def from_the_cursor() -> Findings:
             _, found = await sweep(
                 sites,
                 job.bucket,
                 keys=Range(prefix=job.prefix, after=cursor, stop_at=shard.stop_at),
-                options=options,
-                guard=_guard(lease, standing),
                 checkpoint=checkpoint,
                 marks=marks,
                 ledger=ledger,
+                **how,
             )
             return found
 
         findings = await resting(from_the_cursor, standing)
         if job.compares:
-            compared = await _compare(
-                sites,
-                job,
-                shard,
-                options=options,
-                checkpoint=partial(checkpoint, ""),
-                ledger=ledger,
-                guard=_guard(lease, standing),
-                standing=standing,
-            )
-            findings.rows += compared.rows
+            how |= {"standing": standing, "checkpoint": partial(checkpoint, ""), "bases": ledger}
+            findings.rows += await _compare(job, shard, sites, **how)
         await checkpoint(cursor, Totals(), done=True)
     return Outcome(
         bucket=job.bucket,
@@ -373,16 +364,14 @@ def _options(
 
 
 async def _compare(
-    sites: Sequence[Site],
     job: BucketJob,
     shard: jobs.Shard,
+    sites: Sequence[Site],
     *,
-    options: Options,
-    checkpoint: Callable[[Totals], Awaitable[None]],
-    ledger: JobLedger,
-    guard: Callable[[], None],
     standing: Standing | None,
-) -> Findings:
+    checkpoint: Callable[[Totals], Awaitable[None]],
+    **how: Any,
+) -> list[dict[str, str]]:
     """Compare tags and locks of the whole shard; a later run begins it anew."""
     after = shard.start_after
 
@@ -396,14 +385,12 @@ async def _compare(
             sites,
             job.bucket,
             keys=Range(prefix=job.prefix, after=after, stop_at=shard.stop_at),
-            options=options,
-            guard=guard,
             checkpoint=note,
-            bases=ledger,
+            **how,
         )
         return found
 
-    return await resting(from_there, standing)
+    return (await resting(from_there, standing)).rows
 
 
 def _guard(lease: Lease, standing: Standing | None) -> Callable[[], None]:
