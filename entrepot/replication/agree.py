@@ -288,7 +288,12 @@ class _Pass:
             source = names.index(policy.source_site)
         if not shared.sides:
             return Settled({}, base.get(shared.named, {}))
-        return settle(shared.sides, base=base.get(shared.named, {}), source=source)
+        return settle(
+            shared.sides,
+            base=base.get(shared.named, {}),
+            source=source,
+            overwrite=policy.overwrites,
+        )
 
     async def _carry_out(
         self,

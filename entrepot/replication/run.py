@@ -20,7 +20,7 @@ from entrepot.catalog import jobs
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lease import Lease
 from entrepot.catalog.plans import seal_plan
-from entrepot.catalog.rule import RuleSpec
+from entrepot.catalog.rule import Drift, RuleSpec
 from entrepot.catalog.states import JobState
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import Busy, EntrepotError, InvalidInput, PreconditionFailed
@@ -112,6 +112,7 @@ def policy_of(rule: RuleSpec) -> Policy:
     return Policy(
         mode=Mode(rule.mode),
         source_site=rule.source or "",
+        overwrites=rule.drift is Drift.OVERWRITE,
         travels=frozenset(map(Travel, rule.travels)),
         conflict=rule.conflict,
         max_delete_share=rule.max_delete_share,

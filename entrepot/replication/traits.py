@@ -20,7 +20,7 @@ which it is looked at; sites that have it agree on it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from entrepot.stamp import Stamp
@@ -108,8 +108,16 @@ class Settled:
     drifted: tuple[int, ...] = ()
 
 
-def settle(sides: Mapping[int, Traits], *, base: Tags, source: int | None = None) -> Settled:
-    """What must be changed where; ``source`` is the only site that others follow, if any."""
+def settle(
+    sides: Mapping[int, Traits],
+    *,
+    base: Tags,
+    source: int | None = None,
+    overwrite: bool = False,
+) -> Settled:
+    """What must be changed where; ``source`` is the only site that others follow, if any, also
+    against changes of their own tags where it is to ``overwrite`` them.
+    """
     if source is None:
         agreed = agree(sides, base=base)
         found = {rank: agreed for rank, side in sides.items() if _differs(side, agreed)}
@@ -119,6 +127,11 @@ def settle(sides: Mapping[int, Traits], *, base: Tags, source: int | None = None
     ahead = sides[source]
     others = {rank: side for rank, side in sides.items() if rank != source}
     followed = {rank: follow(ahead, side, base=base) for rank, side in others.items()}
+    if overwrite:
+        # Later than any stamp that a target has, so it gets one of its own.
+        followed = {
+            rank: replace(each, tags=ahead.tags, tagged=None) for rank, each in followed.items()
+        }
     return Settled(
         agreed={rank: each for rank, each in followed.items() if _differs(others[rank], each)},
         base=ahead.tags,

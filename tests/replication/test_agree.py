@@ -248,6 +248,16 @@ async def test_a_one_way_rule_changes_nothing_at_its_source(ruled: Make) -> None
     assert (again["altered"], again["drifted"]) == (0, 2)
 
 
+async def test_a_one_way_rule_that_overwrites_leaves_no_tags_of_others(ruled: Make) -> None:
+    work = ruled(Policy(mode=Mode.ONE_WAY, source_site="site-1", overwrites=True))
+    work.world.put(1, "k", Tagging="s=1")
+    await work.run()
+    retag(work.world, 0, "k", {"own": "x"})
+    await work.run(force=NOW)
+    assert tags(work.world, "k") == [{"s": "1"}] * 2
+    assert await settled(work)
+
+
 async def test_a_dry_run_says_it_and_does_nothing(ruled: Make) -> None:
     work = ruled()
     work.world.put(0, "k", Tagging="s=1")
