@@ -70,6 +70,11 @@ class ReplicateRequest(BaseModel):
     rejoin: bool = Field(
         default=False, description="Also merge sites that were apart for longer than the horizon"
     )
+    attributes: bool = Field(
+        default=False,
+        description="Also compare tags and locks of versions that several sites hold, which "
+        "otherwise is done once a day",
+    )
     shards: int = Field(
         default=6, ge=1, le=32, description="Ranges that a bucket is cut into, swept side by side"
     )
@@ -87,8 +92,13 @@ class ReplicateRequest(BaseModel):
 
     @property
     def force(self) -> Force:
-        """What is asked for in spite of guards."""
-        return Force(partial=self.force_partial, rejoin=self.rejoin, save=self.save)
+        """What is asked for in spite of guards, or of the time."""
+        return Force(
+            partial=self.force_partial,
+            rejoin=self.rejoin,
+            save=self.save,
+            traits=self.attributes,
+        )
 
 
 class BucketReport(BaseModel):
@@ -105,6 +115,7 @@ class BucketReport(BaseModel):
     marked: int
     removed: int
     held: int
+    altered: int
     deletes: int
     conflicts: int
     verified: int

@@ -2,10 +2,12 @@
 
 A sweep works on stores. Where a site's bucket is managed, the catalog beside it decides what is
 current, so each version that a sweep wrote there gets its row; and what was removed there by its id
-is told to the sweep, which would take its absence for a version that has not come yet.
+is told to the sweep, which would take its absence for a version that has not come yet. Tags and
+locks are the rows' as well: it asks them, and changes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from entrepot.catalog.buckets import Bucket, get_bucket
@@ -14,8 +16,10 @@ from entrepot.catalog.removals import record_removals
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import NotFound
 from entrepot.objects.check import take_up
-from entrepot.objects.names import stored_key
-from entrepot.replication.sites import Took
+from entrepot.objects.names import shown_key, stored_key
+from entrepot.objects.traits import give, traits_of
+from entrepot.replication.sites import Named, Took
+from entrepot.replication.traits import Agreed, Traits
 from entrepot.store.protocol import Version
 from tasks.library import catalog, objects
 
@@ -31,6 +35,27 @@ async def _took(site: str, bucket: str, key: str, versions: Sequence[Version]) -
     found = await managed(site, bucket)
     if found is not None:
         await take_up((await objects(site)).ground, found, versions)
+
+
+@dataclass(frozen=True, slots=True)
+class RowsAt:
+    """What a sweep asks and tells of tags and locks at the site; see ``replication.sites.Rows``."""
+
+    site: str
+
+    async def traits(self, bucket: str, names: Sequence[Named]) -> Mapping[Named, Traits] | None:
+        found = await managed(self.site, bucket)
+        if found is None:
+            return None
+        return await traits_of((await objects(self.site)).ground, found, names)
+
+    async def alter(
+        self, bucket: str, key: str, version_id: str, *, seen: Traits, agreed: Agreed
+    ) -> bool:
+        found = await managed(self.site, bucket)
+        assert found is not None
+        ground = (await objects(self.site)).ground
+        return await give(ground, found, shown_key(key), version_id, seen=seen, agreed=agreed)
 
 
 async def managed(site: str, bucket: str) -> Bucket | None:

@@ -22,7 +22,7 @@ from entrepot.replication.promises import check_swept
 from entrepot.replication.sites import Site
 from tasks.library import catalog, run, standing, worth_retrying
 from tasks.library import sites as opened_sites
-from tasks.managed import share_removals, took_at
+from tasks.managed import RowsAt, share_removals, took_at
 
 RETRY: dict[str, Any] = {
     "retries": 3,
@@ -37,7 +37,7 @@ SHORT_S = 120
 
 async def _sites(names: Sequence[str], *, workers: int, rule: str) -> tuple[Site, ...]:
     found = await opened_sites(names, workers=workers, rule=rule)
-    return tuple(replace(site, took=took_at(site.name)) for site in found)
+    return tuple(replace(site, took=took_at(site.name), rows=RowsAt(site.name)) for site in found)
 
 
 @task(task_run_name="open rules", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)

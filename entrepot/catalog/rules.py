@@ -122,6 +122,7 @@ async def delete_rule(catalog: Catalog, *, name: str) -> None:
         result = await connection.execute(delete(t.Rule).where(t.Rule.name == name))
         if result.rowcount == 0:
             raise _unknown(name)
+        await connection.execute(delete(t.AgreedTags).where(t.AgreedTags.rule == name))
 
 
 async def _check_sites(connection: AsyncConnection, spec: RuleSpec, *, rule: str) -> None:

@@ -349,6 +349,22 @@ class Conflict(ControlBase):
     taken: Mapped[int | None]
 
 
+class AgreedTags(ControlBase):
+    """The tags that every site of a rule had of a version when they were last compared."""
+
+    __tablename__ = "agreed_tags"
+    __table_args__ = (
+        _at_most("key", KEY_MAX_BYTES),
+        _json_at_most("tags", SMALL_JSON_MAX_BYTES),
+    )
+    rule: Mapped[Name] = mapped_column(primary_key=True)
+    bucket: Mapped[BucketName] = mapped_column(primary_key=True)
+    # Read by ranges of keys, in the order in which endpoints list them.
+    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    version_id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    tags: Mapped[dict[str, Any]]
+
+
 class Removal(ControlBase):
     """A version that was removed by its id at a site: it is not to be brought back there."""
 

@@ -78,7 +78,7 @@ async def set_tags(
     check_tags(tags)
 
     def change(attributes: Json) -> Json:
-        return {**attributes, "tags": dict(tags), TAGGED: _moment(ground, attributes, TAGGED)}
+        return {**attributes, "tags": dict(tags), TAGGED: moment(ground, attributes, TAGGED)}
 
     return await alter(ground, bucket, key, version_id, change, action="tag", actor=actor)
 
@@ -117,12 +117,12 @@ async def hold(
 
     def change(attributes: Json) -> Json:
         lock = lock_json(replace(lock_in(attributes), hold=on))
-        return {**attributes, "lock": lock, HELD: _moment(ground, attributes, HELD)}
+        return {**attributes, "lock": lock, HELD: moment(ground, attributes, HELD)}
 
     return await alter(ground, bucket, key, version_id, change, action="hold", actor=actor)
 
 
-def _moment(ground: Ground, attributes: Json, name: str) -> str:
+def moment(ground: Ground, attributes: Json, name: str) -> str:
     """The stamp of a change of attributes: of two sites' changes the later one counts."""
     before = attributes.get(name)
     least_ms = Stamp.parse(before).time_ms + 1 if before else 0

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from entrepot.errors import (
     AccessDenied,
@@ -60,7 +60,11 @@ _MULTIPART_ETAG = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where and how actions are applied, and what is counted while they are."""
+    """Where and how actions are applied, and what is counted while they are.
+
+    ``tagged`` is filled with the tags of what was copied to every other site, by key and version
+    id: what the sites agreed on without having been compared.
+    """
 
     sites: Sequence[Site]
     bucket: str
@@ -69,6 +73,7 @@ class Context:
     findings: Findings
     travels: frozenset[Travel] = frozenset(Travel)
     locks: Locks = field(default_factory=Locks)
+    tagged: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +110,21 @@ async def _work(waiting: Iterator[Unit], done: list[Action], context: Context) -
             continue
         reached: list[Target] = []
         if isinstance(action, Copy):
-            await _counted(action, _copy(action, reached, context), context)
+            await counted(action, _copy(action, reached, context), context)
         else:
             await side_by_side(_mark(action, target, reached, context) for target in action.targets)
         if reached:
             done.append(replace(action, targets=tuple(reached)))
 
 
-async def _counted(action: Action, work: Coroutine[Any, Any, None], context: Context) -> bool:
+class Keyed(Protocol):
+    """Something that is done to a key."""
+
+    @property
+    def key(self) -> str: ...
+
+
+async def counted(action: Keyed, work: Coroutine[Any, Any, None], context: Context) -> bool:
     """Whether ``work`` succeeded; counts what stands in its way for good."""
     try:
         await work
@@ -160,7 +172,7 @@ async def _copy_batch(copies: Sequence[Copy], done: list[Action], context: Conte
         dressed[action] = found
 
     for action in copies:
-        await _counted(action, fetch(action), context)
+        await counted(action, fetch(action), context)
     reached: dict[Copy, list[Target]] = {action: [] for action in items}
     for index in range(len(copies[0].targets)):
         left = await _send_batch(copies[0].targets[index].site, list(items.values()), context)
@@ -193,7 +205,7 @@ async def _reach(
     reached: list[Target],
     context: Context,
 ) -> None:
-    if await _counted(action, work, context):
+    if await counted(action, work, context):
         reached.append(target)
         context.totals.copied += 1
         context.totals.copied_bytes += action.size_bytes
@@ -355,6 +367,8 @@ async def _dress(action: Copy, version: Version, context: Context) -> Dressed:
     if found.tag_count and Travel.TAGS in context.travels:
         tags = await source.store.tags(where[0], where[1], version_id=where[2])
         found = replace(found, tags=tags)
+        if len(action.targets) >= len(context.sites) - 1:
+            context.tagged[action.target_key, action.version_id] = tags
     lock = await context.locks.get(source, where) if Travel.LOCKS in context.travels else None
     return Dressed(found, lock)
 
@@ -412,7 +426,7 @@ async def _mark(action: Mark, target: Target, reached: list[Target], context: Co
             context.bucket, action.key, origin=origin if site.keeps_origin else None
         )
 
-    if await _counted(action, write(), context):
+    if await counted(action, write(), context):
         reached.append(target)
         context.totals.marked += 1
 
@@ -431,4 +445,4 @@ async def _remove(action: Remove, done: list[Action], context: Context) -> None:
             context.totals.removed += 1
             done.append(action)
 
-    await _counted(action, remove(), context)
+    await counted(action, remove(), context)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from entrepot.catalog import jobs
+from entrepot.catalog.agreed import agree_on
 from entrepot.catalog.conflicts import record_conflicts
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lease import Lease
@@ -78,6 +79,10 @@ async def apply_plan(
                     listed=10**9,  # few keys of many: each is looked up alone
                     context=context,
                 )
+                await agree_on(
+                    catalog, context.tagged, rule=plan.rule, bucket=plan.bucket, is_new=True
+                )
+                context.tagged.clear()
         await mark_applied(catalog, plan_id=plan.id)
         state = JobState.FAILED if context.totals.failed else JobState.COMPLETED
         report = {"totals": context.totals.as_dict(), "findings": context.findings.rows}

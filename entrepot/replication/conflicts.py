@@ -16,6 +16,9 @@ from entrepot.replication.view import Entry, View
 from entrepot.store.marks import mark_of, without_marks
 from entrepot.store.protocol import Attributes, Version
 
+OF_TAGS = "tags"
+"""The policy of conflicts about the tags of one version, see ``traits``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:

@@ -1,15 +1,18 @@
 """What a sweep of a job asks and tells the control catalog; ``sweep.Ledger`` over Postgres."""
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from entrepot.catalog import jobs
+from entrepot.catalog.agreed import Named, Tags, agree_on, tags_between
 from entrepot.catalog.conflicts import NewConflict, record_conflicts
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.plans import add_page, next_page
 from entrepot.catalog.removals import any_removals, removals_of
-from entrepot.replication.conflicts import Conflict
+from entrepot.replication.agree import Disputed
+from entrepot.replication.conflicts import OF_TAGS, Conflict
 from entrepot.replication.guards import LEAST_SHARE, LOOK_FROM, check_deletes, check_listing
 from entrepot.replication.plan import Copy
 from entrepot.replication.policy import Policy
@@ -137,6 +140,54 @@ class JobLedger:
             self._catalog, job_id=job_id, shard=self._shard, number=self._pages, body=body
         )
         self._pages += 1
+
+    async def copied(self, tags: Mapping[Named, Tags]) -> None:
+        """See ``Ledger.copied``."""
+        rule, bucket = self._terms.rule, self._terms.bucket
+        await agree_on(self._catalog, tags, rule=rule, bucket=bucket, is_new=True)
+
+    async def base(self, after: str, last: str) -> Mapping[Named, Tags]:
+        """See ``Bases.base``."""
+        rule, bucket = self._terms.rule, self._terms.bucket
+        return await tags_between(self._catalog, after, last, rule=rule, bucket=bucket)
+
+    async def agreed(self, tags: Mapping[Named, Tags]) -> None:
+        """See ``Bases.agreed``."""
+        await agree_on(self._catalog, tags, rule=self._terms.rule, bucket=self._terms.bucket)
+
+    async def disputes(self, found: Sequence[Disputed]) -> None:
+        """See ``Bases.disputes``."""
+        rule, bucket = self._terms.rule, self._terms.bucket
+        rows = [as_dispute(each) for each in found]
+        await record_conflicts(
+            self._catalog, rows, rule=rule, bucket=bucket, job_id=self._claim.job_id
+        )
+
+
+def as_dispute(found: Disputed) -> NewConflict:
+    """Tags that do not count, as the ledger keeps them: a side is its version and its tags."""
+    return NewConflict(
+        key=found.key,
+        contenders=[
+            {
+                "site": site,
+                "identity": f"{found.version_id} {json.dumps(dict(tags), sort_keys=True)}",
+                "version_id": version.version_id,
+                "time_ms": version.mtime_ms,
+                "writer": "",
+                "size_bytes": version.size_bytes,
+                "etag": version.etag,
+                "is_delete_marker": False,
+                "tags": dict(tags),
+            }
+            for site, version, tags in found.sides
+        ],
+        winner=0,
+        policy=OF_TAGS,
+        reason=f"of changes of one tag, that of {found.sides[0][0]} counts",
+        is_ambiguous=True,
+        serves=found.version_id,
+    )
 
 
 def as_row(found: Conflict) -> NewConflict:

@@ -4,14 +4,14 @@ Retention merges by maximum and a hold stays a hold: nothing here ever weakens a
 that has passed is not set again. Buckets without object lock are asked once a sweep.
 """
 
-from dataclasses import replace
 from datetime import timedelta
 
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import NotFound, Unsupported
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings
-from entrepot.store.protocol import Capability, Lock
+from entrepot.replication.traits import strictest, unexpired
+from entrepot.store.protocol import Capability, Lock, LockMode
 
 MARGIN = timedelta(seconds=5)
 """An endpoint refuses a retention that ends in the past; a request takes a while."""
@@ -40,9 +40,12 @@ class Locks:
             self._without.add(site.name)
             return None
         self._with.add(site.name)
-        if lock.until is not None and lock.until <= self._clock.now() + MARGIN:
-            lock = replace(lock, mode=None, until=None)
+        lock = self.worth(lock)
         return lock if lock.mode or lock.hold else None
+
+    def worth(self, lock: Lock) -> Lock:
+        """The lock as it is still worth setting."""
+        return unexpired(lock, self._clock.now() + MARGIN)
 
     async def takes(self, site: Site, bucket: str) -> bool:
         """Whether versions of the bucket can be locked at a site."""
@@ -52,15 +55,23 @@ class Locks:
         return site.name in self._with
 
     async def put(self, site: Site, where: Where, lock: Lock, findings: Findings) -> None:
-        """Lock a version that was written without; never weaker than it is."""
+        """Lock a version as well as it is locked already; never weaker than it is."""
         bucket, key, version_id = where
         if not await self.takes(site, bucket):
             self.miss(key, site, findings)
             return
         there = await site.store.lock(bucket, key, version_id=version_id)
-        if lock.until and (there.until is None or there.until < lock.until):
+        kept = self.worth(there)
+        mode, until = strictest([kept, lock])
+        if (mode, until) != (kept.mode, kept.until):
             await site.store.retain(
-                bucket, key, mode=lock.mode, until=lock.until, version_id=version_id
+                bucket,
+                key,
+                mode=mode,
+                until=until,
+                version_id=version_id,
+                # What may end it early may also make it stricter.
+                bypass=kept.mode is LockMode.GOVERNANCE and mode is LockMode.COMPLIANCE,
             )
         if lock.hold and not there.hold:
             await site.store.hold(bucket, key, True, version_id=version_id)

@@ -130,13 +130,14 @@ class _Feed:
 
 
 async def windows(
-    listings: Sequence[AsyncIterator[Page]], *, stop_at: str = ""
+    listings: Sequence[AsyncIterator[Page]], *, stop_at: str = "", whole: bool = False
 ) -> AsyncGenerator[Window, None]:
     """Compare listings of all versions, started after the same key, window by window.
 
     Args:
         listings: ``ObjectStore.versions`` of each site, in rank order.
         stop_at: the last key of interest, inclusive; "" for no end.
+        whole: every key counts as differing.
 
     Raises:
         IntegrityError: a listing is not in key order (noticed at pages' ends and where it differs).
@@ -158,7 +159,7 @@ async def windows(
             yield Window(
                 last_key=until.decode("utf-8", "surrogateescape"),
                 counts=tuple(len(tokens) for tokens in taken),
-                differing=_differing(feeds, taken),
+                differing=_differing(feeds, taken, whole=whole),
                 cut=frozenset().union(*(feed.cut for feed in feeds)),
             )
     finally:
@@ -166,10 +167,12 @@ async def windows(
             await feed.close()
 
 
-def _differing(feeds: Sequence[_Feed], taken: Sequence[Sequence[bytes]]) -> dict[str, Histories]:
-    if all(tokens == taken[0] for tokens in taken[1:]):
+def _differing(
+    feeds: Sequence[_Feed], taken: Sequence[Sequence[bytes]], *, whole: bool
+) -> dict[str, Histories]:
+    if not whole and all(tokens == taken[0] for tokens in taken[1:]):
         return {}
-    common = frozenset(taken[0]).intersection(*taken[1:])
+    common = frozenset[bytes]() if whole else frozenset(taken[0]).intersection(*taken[1:])
     own: list[dict[bytes, list[Version]]] = [{} for _ in feeds]
     shared: dict[bytes, dict[bytes, Version]] = {}
     for feed, tokens, mine in zip(feeds, taken, own, strict=True):

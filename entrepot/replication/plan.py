@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from entrepot.clock import derived_id
 from entrepot.replication.policy import Mode, Policy, Travel, Verdict, kept_name
-from entrepot.replication.view import Entry, Head, View, contenders, settlement_id
+from entrepot.replication.view import Entry, Head, View, contenders, is_written_anew, settlement_id
 
 __all__ = ["Action", "Copy", "Decision", "Facts", "Head", "Left", "Mark", "Remove", "Target"]
 
@@ -150,7 +150,7 @@ def decide(
     ours = _travelling(view, facts, policy)
     plan = _Plan(view, ours, facts)
     if policy.mode is Mode.ONE_WAY and facts.source is not None:
-        plan.one_way(facts.source)
+        plan.one_way(facts.source, overwrite=policy.overwrites)
     elif ours.heads:
         plan.both_ways(verdict)
     for entry in _removals(view, facts, policy):
@@ -237,23 +237,42 @@ class _Plan:
         if verdict and verdict.keeps_both:
             self._keep(contenders(view), verdict.winner)
 
-    def one_way(self, source: int) -> None:
-        """What the source has goes to the others; what they have of their own is left alone."""
+    def one_way(self, source: int, *, overwrite: bool) -> None:
+        """What the source has goes to the others; what they have of their own stays, and is
+        served unless ``overwrite`` has them serve what the source serves.
+        """
         history = self.ours.histories[source]
         known = {entry.identity for entry in history}
         others = [site for site in range(len(self.ours.keeps)) if site != source]
+        served = self.there.head(source)
+        # Of a key that the source does not have, nobody knows whether it ever had it.
+        overwrite = overwrite and served is not None and served == self.ours.head(source)
         behind = []
         for site in others:
             head = self.ours.head(site)
-            if head is None or head.identity in known:
+            if head is None or head.identity in known or overwrite:
                 behind.append(site)
                 continue
             why = f"{_name(self.facts, site)} has a write of its own, and keeps it"
             self.left.append(Left(self.ours.key, site, "drifted", why))
         if history:
+            if overwrite:
+                self._overwrite(history[0], behind)
             self._carry(self.then, history[0], self._behind(history[0], behind))
             entries = list(history if self.ours.keeps[source] else history[:1])
             self._fill(entries, others, history[0])
+
+    def _overwrite(self, best: Entry, sites: Sequence[int]) -> None:
+        """Write ``best`` once more, above what a keeper would serve in its place."""
+        for site in sites:
+            head = self.ours.head(site)
+            if head is None or not self.ours.keeps[site] or not _stands_before(head, best):
+                continue
+            if not is_written_anew(self.ours, head, best):
+                mtime_ms = head.mtime_ms + 1
+                names = frozenset((best.identity, head.identity))
+                version_id = settlement_id(self.ours.key, best.identity, names, mtime_ms)
+                self._carry(self.first, best, [site], version_id=version_id, mtime_ms=mtime_ms)
 
     def _compare(self) -> None:
         """One version id stands for one body."""
@@ -373,6 +392,12 @@ def _is_brought(view: View, entry: Entry, best: Entry) -> bool:
     have, or for nothing, unless it is what is to be served.
     """
     return not entry.is_delete_marker or view.keeps[entry.site] or entry.identity == best.identity
+
+
+def _stands_before(head: Entry, best: Entry) -> bool:
+    """Whether a site that serves ``head`` goes on doing so once it has ``best`` too."""
+    is_same = head.identity == best.identity or (head.is_delete_marker and best.is_delete_marker)
+    return not is_same and head.mtime_ms >= best.mtime_ms
 
 
 def _is_unsettled(view: View, best: Entry) -> bool:

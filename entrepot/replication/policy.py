@@ -57,6 +57,8 @@ class Policy:
 
     Args:
         source_site: the only one that others copy from, where the mode is one-way.
+        overwrites: where the mode is one-way, the others serve what the source serves, whatever
+            was written there.
         conflict: policy of conflicts by prefix.
         max_delete_share, max_delete_count: a sweep that would hide or remove more than that share
             of the keys, or more than that many objects, stops and asks.
@@ -66,6 +68,7 @@ class Policy:
 
     mode: Mode = Mode.BOTH_WAYS
     source_site: str = ""
+    overwrites: bool = False
     travels: frozenset[Travel] = frozenset(Travel) - {Travel.REMOVALS}
     conflict: Mapping[str, str] = field(default_factory=dict)
     max_delete_share: float = 0.5

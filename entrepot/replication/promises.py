@@ -7,7 +7,7 @@ site that was not probed can do nothing.
 from collections.abc import Iterable
 from typing import Final
 
-from entrepot.catalog.rule import Drift, Policy, RuleSpec, Travel
+from entrepot.catalog.rule import Policy, RuleSpec, Travel
 from entrepot.catalog.sites import Site
 from entrepot.errors import Unsupported
 from entrepot.store.protocol import Capability
@@ -44,7 +44,6 @@ def check_swept(rule: RuleSpec) -> None:
     """Refuse to sweep what a rule says and a sweep does not do yet: it would do something else."""
     unheeded = {
         "tag_filter": bool(rule.tag_filter),
-        "drift: overwrite": rule.drift is Drift.OVERWRITE,
         "travels without metadata": Travel.METADATA not in rule.travels,
     }
     for what, is_said in unheeded.items():

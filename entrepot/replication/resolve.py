@@ -12,6 +12,7 @@ from entrepot.catalog.connect import Catalog
 from entrepot.clock import SYSTEM_CLOCK, Clock, derived_id
 from entrepot.errors import IntegrityError, InvalidInput, NotFound, PreconditionFailed
 from entrepot.replication.apply import Context
+from entrepot.replication.conflicts import OF_TAGS
 from entrepot.replication.look import histories_of
 from entrepot.replication.origins import with_origins
 from entrepot.replication.plan import Action, Copy, Decision, Mark, Target
@@ -33,11 +34,17 @@ async def resolve(
     """Have contender number ``taken`` served at every site; its new version id.
 
     Raises:
-        InvalidInput: there is no such contender, or it is the one that is served.
+        InvalidInput: there is no such contender, it is the one that is served, or it is about tags.
         PreconditionFailed: the key was written since, or was resolved by somebody else.
         NotFound: no site has that version any more.
         IntegrityError: it could not be written everywhere; try again.
     """
+    if conflict.policy == OF_TAGS:
+        raise InvalidInput(
+            "this conflict is about tags, which are no version of their own",
+            hint="set the tags that shall hold at one site; the next comparison brings them over",
+            conflict=conflict.id,
+        )
     if not 0 <= taken < len(conflict.contenders) or taken == conflict.served:
         raise InvalidInput("there is nothing to change", conflict=conflict.id, taken=taken)
     histories = await histories_of(sites, conflict.bucket, conflict.key)

@@ -1,12 +1,16 @@
 """A site as replication sees it: a store, a rank, and what its endpoint was probed to do."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from entrepot.errors import BucketNotFound, InvalidInput, Unsupported
+from entrepot.replication.traits import Agreed, Traits
 from entrepot.store.protocol import Capability, Store, Version
+
+Named = tuple[str, str]
+"""Key and version id, as they are in the store."""
 
 
 class Took(Protocol):
@@ -17,6 +21,24 @@ class Took(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """The catalog beside a site, which decides where a bucket is managed there."""
+
+    async def traits(self, bucket: str, names: Sequence[Named]) -> Mapping[Named, Traits] | None:
+        """What the rows of versions say; ``None`` where the bucket is not managed."""
+        ...
+
+    async def alter(
+        self, bucket: str, key: str, version_id: str, *, seen: Traits, agreed: Agreed
+    ) -> bool:
+        """Give a version what was agreed on, in its row and in the store.
+
+        ``seen`` is what its row said then. False where there is no such row any more, or its tags
+        were changed since.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One endpoint of a rule; ``rank`` 0 wins ties.
@@ -24,7 +46,8 @@ class Site:
     ``streams`` bounds the bodies that are read while they are written elsewhere. Such a copy holds
     a connection here until it gets one there, so two directions would wait for each other for ever
     if they could take all; it must be less than the connections of ``store``. ``took`` is told of
-    each version that was written here under an id and a time of our choice.
+    each version that was written here under an id and a time of our choice; ``rows`` is asked for
+    tags and locks of versions, and told what becomes of them.
     """
 
     name: str
@@ -33,6 +56,7 @@ class Site:
     capabilities: frozenset[Capability]
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16), compare=False)
     took: Took | None = None
+    rows: Rows | None = None
 
     @property
     def keeps_origin(self) -> bool:

@@ -98,9 +98,13 @@ class Ledger(Protocol):
         """Called with each batch of a dry run."""
         ...
 
+    async def copied(self, tags: Mapping[tuple[str, str], Mapping[str, str]]) -> None:
+        """Called with the tags of what was copied everywhere, by key and version id."""
+        ...
+
 
 class NoLedger:
-    """Knows of no removals, forgets conflicts, allows everything."""
+    """Knows of no removals, forgets what it is told, allows everything."""
 
     async def removed(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, frozenset[str]]]:
         del keys
@@ -114,6 +118,9 @@ class NoLedger:
 
     async def keep(self, batch: Sequence[Planned]) -> None:
         del batch
+
+    async def copied(self, tags: Mapping[tuple[str, str], Mapping[str, str]]) -> None:
+        del tags
 
 
 async def sweep(
@@ -302,9 +309,11 @@ class _Sweep:
                 listed=batch.listed,
                 context=context,
             )
+            if context.tagged:
+                await self._calls.ledger.copied(context.tagged)
         await self._calls.checkpoint(batch.last, context.totals)
         self.totals.add(context.totals)
-        self._context = replace(context, totals=Totals())
+        self._context = replace(context, totals=Totals(), tagged={})
         self._batch = _Batch(batch.last)
 
 

@@ -23,8 +23,9 @@ class Totals:
     marked: int = 0  # delete markers written
     removed: int = 0  # versions removed that were removed elsewhere
     held: int = 0  # versions that stay although they were removed elsewhere: they are locked
+    altered: int = 0  # versions that were given other tags or a lock, one for each site
     deletes: int = 0  # objects that a plan would hide, and versions that it would remove
-    conflicts: int = 0  # keys that were written at several sites unknown to each other
+    conflicts: int = 0  # keys written, versions tagged, at several sites unknown to each other
     verified: int = 0  # copies and markers found again afterwards
     moved: int = 0  # changed since they were listed; left to the next sweep
     quarantined: int = 0  # from the future; left alone

@@ -209,6 +209,21 @@ def _settled(view: View, head: Entry) -> frozenset[str]:
     return frozenset()
 
 
+def is_written_anew(view: View, head: Entry, winner: Entry) -> bool:
+    """Whether ``head`` is ``winner``, written once more above something else at its site."""
+    return any(
+        head.identity
+        == settlement_id(
+            view.key,
+            winner.identity,
+            frozenset((winner.identity, below.identity)),
+            head.mtime_ms,
+        )
+        for below in view.histories[head.site]
+        if below.mtime_ms == head.mtime_ms - 1
+    )
+
+
 def settlement_id(key: str, winner: str, names: frozenset[str], mtime_ms: int) -> str:
     """The version id under which ``winner`` of the writes ``names`` is written once more."""
     return str(derived_id("settle", key, winner, *sorted(names), str(mtime_ms)))

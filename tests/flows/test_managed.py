@@ -8,6 +8,8 @@ import pytest
 from entrepot.clock import new_id
 from entrepot.objects.check import check
 from entrepot.objects.service import Objects
+from entrepot.objects.writes import Wish
+from entrepot.store.protocol import Attributes
 from tests.flows.test_stream import at_each, keys_at_b
 from tests.running import Running
 
@@ -31,8 +33,8 @@ def swept(stack: Running) -> Iterator[str]:
         stack.sql("DELETE FROM buckets WHERE name = %s RETURNING 1", bucket, site=site)
 
 
-def sweep(stack: Running, rule: str) -> None:
-    stack.ended(stack.start("replicate/nightly", {"rule": rule}))
+def sweep(stack: Running, rule: str, **more: Any) -> None:
+    stack.ended(stack.start("replicate/nightly", {"rule": rule, **more}))
 
 
 def stamps(stack: Running, bucket: str, site: str) -> list[Any]:
@@ -75,4 +77,24 @@ def test_catalogs_learn_what_a_sweep_brings_and_keep_what_was_removed(
     sweep(stack, swept)  # absence alone would bring it back
     assert first[0] not in [row[1] for row in stamps(stack, swept, "site-b")]
     assert first[0] in [row[1] for row in stamps(stack, swept, "site-a")]
+    at_each(stack, read)
+
+
+def test_tags_that_were_changed_are_in_both_catalogs_and_stores(stack: Running, swept: str) -> None:
+    async def write(objects: Objects) -> None:
+        await objects.put(swept, "k", b"x", wish=Wish(attributes=Attributes(tags={"s": "1"})))
+
+    async def retag(objects: Objects) -> None:
+        await objects.tag(swept, "k", {"s": "2"})
+
+    async def read(objects: Objects) -> None:
+        row = await objects.head(swept, "k")
+        assert row.attributes["tags"] == {"s": "2"}
+        store, where = objects.ground.store, {"version_id": row.version_id}
+        assert await store.tags(swept, "k", **where) == {"s": "2"}
+
+    at_each(stack, write, ("site-a",))
+    sweep(stack, swept)
+    at_each(stack, retag, ("site-b",))
+    sweep(stack, swept, attributes=True)
     at_each(stack, read)

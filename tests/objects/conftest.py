@@ -11,6 +11,7 @@ from entrepot.embedded.minio import MinioServer
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.objects.service import Objects
 from tests.objects.worlds import new_bucket_name, objects_of, s3_store
+from tests.replication.stream.worlds import Place, site_of
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -33,6 +34,24 @@ async def objects(site_dsn: str, minio_a: MinioServer, keys_dir: Path) -> AsyncI
     store = s3_store(minio_a)
     try:
         async with objects_of(site_dsn, store, keys_dir) as objects:
+            yield objects
+    finally:
+        await store.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def other_dsn(postgres: PostgresServer) -> str:
+    dsn = postgres.create_database("receive_test")
+    await migrate(dsn, kind=CatalogKind.SITE)
+    return dsn
+
+
+@pytest_asyncio.fixture
+async def there(other_dsn: str, minio_b: MinioServer, keys_dir: Path) -> AsyncIterator[Objects]:
+    """Another site, with the same keys."""
+    store = s3_store(minio_b)
+    try:
+        async with site_of(Place("site-b", other_dsn, store), keys_dir) as objects:
             yield objects
     finally:
         await store.close()

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.catalog.objects.outbox import subscribe
 from entrepot.catalog.objects.read import get_version
 from entrepot.catalog.objects.replicas import forget_purges
-from entrepot.embedded.minio import MinioServer
-from entrepot.embedded.postgres import PostgresServer
 from entrepot.errors import AccessDenied, DeleteMarker, Unsupported
 from entrepot.objects.check import check
 from entrepot.objects.names import stored_key
@@ -30,26 +26,8 @@ from entrepot.objects.recover import Recovered, recover
 from entrepot.objects.service import Objects
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes, Body, LockMode
-from tests.objects.worlds import new_bucket_name, s3_store
-from tests.replication.stream.worlds import Place, counted, history, site_of
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def other_dsn(postgres: PostgresServer) -> str:
-    dsn = postgres.create_database("receive_test")
-    await migrate(dsn, kind=CatalogKind.SITE)
-    return dsn
-
-
-@pytest_asyncio.fixture
-async def there(other_dsn: str, minio_b: MinioServer, keys_dir: Path) -> AsyncIterator[Objects]:
-    """Another site, with the same keys."""
-    store = s3_store(minio_b)
-    try:
-        async with site_of(Place("site-b", other_dsn, store), keys_dir) as objects:
-            yield objects
-    finally:
-        await store.close()
+from tests.objects.worlds import new_bucket_name
+from tests.replication.stream.worlds import counted, history
 
 
 class Pair:

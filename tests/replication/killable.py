@@ -43,6 +43,7 @@ async def main(job: dict[str, Any]) -> None:
             shards=3,
             holder="killable",
             flow_run_id="one flow run, tried again",
+            force=replication.Force(traits=job.get("traits", False)),
         )
         print("sweeping", flush=True)
         sweeps = [

@@ -282,6 +282,33 @@ async def test_one_way(worlds: MakeWorld) -> None:
     assert [sorted(world.view(site)) for site in range(3)] == [["k"], ["k"], ["k", "own"]]
 
 
+async def test_one_way_over_whatever_was_written_elsewhere(worlds: MakeWorld) -> None:
+    world = worlds(sites=3, capabilities={2: ALL - {Capability.ORIGIN}})
+    policy = Policy(mode=Mode.ONE_WAY, source_site="site-0", overwrites=True)
+    for key in ("changed", "deleted", "gone"):
+        world.put(0, key, b"source")
+    await world.sweep(policy=policy)
+    for site in (1, 2):
+        world.put(site, "changed", b"drift")
+        world.delete(site, "deleted")
+        world.put(site, "own", b"drift")
+        world.put(site, "gone", b"drift")
+    world.delete(0, "gone")
+    totals, findings = await world.sweep_with_findings(policy=policy)
+    assert (totals.failed, totals.drifted) == (0, 2), findings.rows
+    assert {row["key"] for row in findings.rows} == {"own"}  # the source may have had it once
+    for site in (1, 2):
+        assert sorted(world.view(site)) == ["changed", "deleted", "own"]
+        assert [world.body(site, key) for key in ("changed", "deleted")] == [b"source"] * 2
+    assert [entry.is_current for entry in world.history(1, "changed")] == [False, False, True]
+    assert len(world.history(0)) == 4
+    again = await world.sweep(policy=policy)
+    assert (again.copied, again.marked, again.failed) == (0, 0, 0)
+    world.put(0, "changed", b"new")
+    await world.sweep(policy=policy)
+    assert [world.body(site, "changed") for site in range(3)] == [b"new"] * 3
+
+
 async def test_a_catalog_beside_a_site_is_told_what_came(worlds: MakeWorld) -> None:
     told: list[tuple[str, str, list[Version]]] = []
 

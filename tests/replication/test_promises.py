@@ -69,13 +69,13 @@ def test_what_the_first_probe_wrote_still_counts() -> None:
     "more",
     [
         {"tag_filter": {"a": "1"}},
-        {"mode": "one-way", "source": "a", "drift": "overwrite"},
         {"travels": ["tags"]},
     ],
 )
 def test_a_sweep_does_nothing_else_than_the_rule_says(more: dict[str, Any]) -> None:
     check_swept(rule())
     check_swept(rule(mode="one-way", source="a", conflict={"": "keep-both"}))
+    check_swept(rule(mode="one-way", source="a", drift="overwrite"))
     check_swept(rule(travels=["version-deletes", "metadata"]))
     with pytest.raises(Unsupported, match="do not heed"):
         check_swept(rule(**more))

@@ -66,6 +66,12 @@ _HAS = text("""
         FROM jsonb_to_recordset(CAST(:names AS jsonb)) AS k (key text, version_id text)
     )
 """)
+_NAMED = f"""
+    SELECT {COLUMNS} FROM versions WHERE bucket_id = %(bucket_id)s AND (key, version_id) IN (
+        SELECT k.key, k.version_id
+        FROM jsonb_to_recordset(CAST(%(names)s AS jsonb)) AS k (key text, version_id text)
+    )
+"""
 _USAGE = text("""
     SELECT coalesce(sum(objects), 0), coalesce(sum(versions), 0),
         coalesce(sum(delete_markers), 0), coalesce(sum(current_bytes), 0),
@@ -95,6 +101,15 @@ async def get_version(
     given = {"bucket_id": bucket_id, "key": key, "version_id": version_id}
     found = await catalog.ask(_VERSION, given, within_s=HASTY_S)
     return to_row(found[0]) if found else None
+
+
+async def named_versions(
+    catalog: Catalog, *, bucket_id: int, names: Sequence[tuple[str, str]]
+) -> tuple[ObjectRow, ...]:
+    """Versions by key and version id, those that there are."""
+    named = as_json({"key": key, "version_id": version_id} for key, version_id in names)
+    found = await catalog.ask(_NAMED, {"bucket_id": bucket_id, "names": named})
+    return tuple(map(to_row, found))
 
 
 async def list_objects(

@@ -22,6 +22,11 @@ DEPLOYMENT = "replicate/nightly"
 @click.option(
     "--rejoin", is_flag=True, help="Also merge sites that were apart for longer than the horizon."
 )
+@click.option(
+    "--attributes",
+    is_flag=True,
+    help="Also compare tags and locks of versions that several sites hold (else once a day).",
+)
 @wait_option
 @config_option
 @json_option
@@ -34,6 +39,7 @@ def run_command(
     save: bool,
     force_partial: bool,
     rejoin: bool,
+    attributes: bool,
     wait: bool,
     config_path: Path | None,
     as_json: bool,
@@ -52,5 +58,6 @@ def run_command(
         "save": save,
         "force_partial": force_partial,
         "rejoin": rejoin,
+        "attributes": attributes,
     }
     run(start(load(config_path), DEPLOYMENT, parameters=parameters, wait=wait, as_json=as_json))

@@ -8,7 +8,7 @@ Memory: one page of versions, one key's versions, and ``workers`` bodies of 1 Mi
 """
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,11 +17,10 @@ from typing import Final
 from entrepot.errors import (
     BucketNotFound,
     IntegrityError,
-    InvalidInput,
     NotFound,
     RetryableError,
-    Unsupported,
 )
+from entrepot.replication.details import Details, closed
 from entrepot.replication.origins import unmarked
 from entrepot.replication.proof.record import (
     Fact,
@@ -36,7 +35,7 @@ from entrepot.replication.proof.record import (
 from entrepot.replication.proof.tree import Root, Tree
 from entrepot.replication.sites import Site
 from entrepot.replication.workers import side_by_side
-from entrepot.store.protocol import PAGE_MAX, Attributes, Lock, Page, Version
+from entrepot.store.protocol import PAGE_MAX, Attributes, Page, Version
 
 REMEMBERED_MAX: Final = 5_000
 """Entries whose facts are remembered: sites in step send the same bytes, some pages apart."""
@@ -96,8 +95,10 @@ class Reader:
     profile: Profile
     workers: int
     memory: Memory = field(default_factory=Memory)
-    _has_details: bool | None = None
-    _has_locks: bool | None = None
+    details: Details = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.details = Details(self.site, self.bucket)
 
     async def survey(self, prefix: str = "") -> Root:
         """All keys under ``prefix`` as one tree.
@@ -124,11 +125,11 @@ class Reader:
     async def versions_of(self, key: str) -> tuple[Version, ...]:
         """Every version of one key, newest first, with attributes and locks."""
         found: list[Version] = []
-        pages = self._pages(key, LOOK_SIZE, details=True)
+        pages = self.details.pages(key, page_size=LOOK_SIZE)
         async with aclosing(pages):
             async for page in pages:
                 of_key = [version for version in page.versions if version.key == key]
-                await self._check_details(of_key)
+                await self.details.check(of_key)
                 for version in of_key:
                     found.append(await self._described(version))
                 if page.versions and page.versions[-1].key != key:
@@ -176,29 +177,10 @@ class Reader:
 
     async def _facts(self, prefix: str, page_size: int) -> AsyncGenerator[list[Named], None]:
         is_listing = self.profile.level is Level.LISTING
-        async with aclosing(self._pages(prefix, page_size, details=not is_listing)) as pages:
+        listing = self.details.pages(prefix, page_size=page_size, details=not is_listing)
+        async with aclosing(listing) as pages:
             async for page in pages:
                 yield self._listed(page) if is_listing else await self._whole(page.versions)
-
-    async def _pages(
-        self, prefix: str, page_size: int, *, details: bool
-    ) -> AsyncGenerator[Page, None]:
-        """Pages of the listing; one with details only where the endpoint takes the request."""
-        details = details and self._has_details is not False
-        ask = partial(self.site.store.versions, self.bucket, prefix=prefix, page_size=page_size)
-        listing = ask(details=details)
-        try:
-            first = await anext(listing, None)
-        except (InvalidInput, Unsupported):
-            if not details:
-                raise
-            self._has_details = False
-            listing = ask()
-            first = await anext(listing, None)
-        if first is not None:
-            yield first
-        async for page in _closed(listing):
-            yield page
 
     def _listed(self, page: Page) -> list[Named]:
         def decoded(token: bytes) -> Named:
@@ -213,7 +195,7 @@ class Reader:
 
     async def _whole(self, versions: Sequence[Version]) -> list[Named]:
         """Facts of the versions, in order, without those that are gone by now."""
-        await self._check_details(versions)
+        await self.details.check(versions)
         found: list[Named | None] = [None] * len(versions)
         waiting = iter(enumerate(versions))
 
@@ -229,20 +211,6 @@ class Reader:
         await side_by_side(work() for _ in range(min(self.workers, len(versions))))
         return [named for named in found if named is not None]
 
-    async def _check_details(self, versions: Sequence[Version]) -> None:
-        """Make sure once that tags are not hidden: such a listing leaves them out silently."""
-        for version in versions:
-            if version.attributes is not None and self._has_details is None:
-                of = {"version_id": version.version_id}
-                try:
-                    tags = await self.site.store.tags(self.bucket, version.key, **of)
-                except BucketNotFound:
-                    raise
-                except NotFound:
-                    continue
-                self._has_details = tags == version.attributes.tags
-                return
-
     async def _complete(self, version: Version) -> Fact:
         counts = self.profile.has_history or version.is_current
         if version.is_delete_marker or not counts:
@@ -256,26 +224,8 @@ class Reader:
         """The version with its attributes and lock, without the mark of a copy."""
         if version.is_delete_marker:
             return version
-        if version.attributes is None or version.lock is None or not self._has_details:
-            version = await self._asked(version)
+        version = await self.details.of(version)
         return replace(version, attributes=unmarked(version.attributes or Attributes()))
-
-    async def _asked(self, version: Version) -> Version:
-        store, of = self.site.store, {"version_id": version.version_id}
-        head = await store.head(self.bucket, version.key, **of)
-        attributes, lock = head.attributes or Attributes(), Lock()
-        if attributes.tag_count:
-            tags = await store.tags(self.bucket, version.key, **of)
-            attributes = replace(attributes, tags=tags)
-        if self._has_locks is not False:
-            try:
-                lock = await store.lock(self.bucket, version.key, **of)
-                self._has_locks = True
-            except Unsupported:
-                if self._has_locks:
-                    raise
-                self._has_locks = False
-        return replace(version, attributes=attributes, lock=lock)
 
     async def sha256(self, version: Version) -> str:
         """SHA-256 of the stored bytes, read now; again where the connection breaks."""
@@ -287,7 +237,7 @@ class Reader:
     async def sha256_of(self, name: bytes, fact: Fact) -> str:
         """The same of a version that is known as a fact; "" where it is gone."""
         listing = self.site.store.versions(self.bucket, prefix=name.decode())
-        async with aclosing(_closed(listing)) as pages:
+        async with aclosing(closed(listing)) as pages:
             async for page in pages:
                 for version in page.versions:
                     counts = self.profile.is_exact or version.is_current
@@ -337,12 +287,3 @@ class Reader:
 
 def _name(version: Version) -> bytes:
     return version.key.encode("utf-8", "surrogateescape")
-
-
-async def _closed(listing: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:
-    try:
-        async for page in listing:
-            yield page
-    finally:
-        if isinstance(listing, AsyncGenerator):
-            await listing.aclose()
