@@ -21,6 +21,7 @@ from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
 from entrepot.replication.stream.engine import Ended, Route, Stream, forget_others
+from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy
 from tasks.library import catalog, objects, run
 from tasks.replication import RETRY, SHORT_S
@@ -36,8 +37,14 @@ def routes_of(rule: str) -> tuple[Route, ...]:
 
 async def _routes(rule: str) -> tuple[Route, ...]:
     now = SYSTEM_CLOCK.now()
+    sites = await list_sites(await catalog())
+    minting = [site.name for site in sites if not site.can(Capability.ORIGIN)]
     known = [each for each in await _streamed() if rule in ("", each.name)]
-    return tuple(Route.of(each) for each in known if not isinstance(may_run(each, now), Wait))
+    return tuple(
+        Route.of(each, minting=minting)
+        for each in known
+        if not isinstance(may_run(each, now), Wait)
+    )
 
 
 async def _streamed() -> tuple[Rule, ...]:

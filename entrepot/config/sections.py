@@ -175,6 +175,11 @@ class Region(Section):
         pattern=r"^[a-z_][a-z0-9_]{0,62}$",
         description="Site catalog's database; null takes entrepot_site_ and the name, - as _.",
     )
+    notify_token: Secret | None = Field(
+        None,
+        min_length=16,
+        description="Token that the site's bucket notifications carry; null takes none of them.",
+    )
 
     @model_validator(mode="after")
     def _has_both_keys(self) -> Self:
@@ -200,6 +205,7 @@ def complete(regions: Sequence[Region]) -> tuple[CompleteRegion, ...]:
             endpoint=site.endpoint,
             access_key=site.access_key,
             secret_key=site.secret_key,
+            notify_token=site.notify_token,
             region=site.region or site.name,
             rank=n if site.rank is None else site.rank,
             database=site.database or f"entrepot_site_{site.name.replace('-', '_')}",
