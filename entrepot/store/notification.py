@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 from xml.etree import ElementTree
 
-from entrepot.store.settings import Setting, canonical
+from entrepot.store.settings import ROOTS, Setting, canonical
 
 AT_ONCE: Final = "ENTREPOT"
 KEPT: Final = "ENTREPOT_QUEUE"
@@ -23,14 +23,18 @@ def arn(target: str) -> str:
 
 
 def missing(document: str) -> tuple[str, ...]:
-    """Which of our targets a bucket's configuration does not name."""
-    named = {_target(each.text or "") for each in _queues(document)}
-    return tuple(target for target in TARGETS if target not in named)
+    """Which of our targets do not hear of all writes, by a bucket's configuration."""
+    told = set()
+    for entry in _root(document).iterfind("QueueConfiguration"):
+        events = {event.text or "" for event in entry.iterfind("Event")}
+        if events >= set(EVENTS) and entry.find("Filter/S3Key/FilterRule") is None:
+            told.add(_target(entry.findtext("Queue", "")))
+    return tuple(target for target in TARGETS if target not in told)
 
 
 def merged(document: str, targets: Iterable[str]) -> str:
     """The configuration with these targets of ours besides; what is there stays as it is."""
-    root = ElementTree.fromstring(document or "<NotificationConfiguration/>")  # noqa: S314 - as there
+    root = _root(document)
     for target in targets:
         entry = ElementTree.SubElement(root, "QueueConfiguration")
         ElementTree.SubElement(entry, "Id").text = f"entrepot-{target.lower()}"
@@ -40,10 +44,8 @@ def merged(document: str, targets: Iterable[str]) -> str:
     return canonical(Setting.NOTIFICATION, ElementTree.tostring(root, encoding="unicode"))
 
 
-def _queues(document: str) -> Iterable[ElementTree.Element]:
-    if not document:
-        return ()
-    return ElementTree.fromstring(document).iterfind("QueueConfiguration/Queue")  # noqa: S314
+def _root(document: str) -> ElementTree.Element:
+    return ElementTree.fromstring(document or f"<{ROOTS[Setting.NOTIFICATION]}/>")  # noqa: S314 - canonical
 
 
 def _target(name: str) -> str:

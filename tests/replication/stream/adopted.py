@@ -42,6 +42,7 @@ class Told:
     url: str
     catalogs: Mapping[str, BreakableProxy]
     """What the gateway reaches the sites' catalogs through."""
+    client: httpx.AsyncClient
     metrics: Metrics = field(default_factory=Metrics)
 
     async def bucket(self, name: str, *, locked: bool = False, followed: bool = True) -> str:
@@ -68,9 +69,8 @@ class Told:
     ) -> httpx.Response:
         """Send the gateway what a store may, or what passes for it."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-            url = f"{self.url}/webhooks/notifications/{site}"
-            return await client.post(url, content=body, headers=headers)
+        url = f"{self.url}/webhooks/notifications/{site}"
+        return await self.client.post(url, content=body, headers=headers)
 
     async def history(self, site: str, bucket: str) -> list[tuple[Any, ...]]:
         """All that must be equal at every site, as the store has it."""

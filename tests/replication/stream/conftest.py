@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
@@ -106,7 +107,8 @@ async def told(
         control = await stack.enter_async_context(Catalog.open(dsns["control"]))
         world = World(sites, control, dsns["control"])
         users = {name: user_of(server) for name, server in telling.items()}
-        told = Told(world, telling, users, f"http://{HOST}:{notify_port}", proxies)
+        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=30))
+        told = Told(world, telling, users, f"http://{HOST}:{notify_port}", proxies, client)
         await stack.enter_async_context(
             gateway(
                 port=notify_port,
