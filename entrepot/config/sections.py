@@ -176,9 +176,7 @@ class Region(Section):
         description="Site catalog's database; null takes entrepot_site_ and the name, - as _.",
     )
     notify_token: Secret | None = Field(
-        None,
-        min_length=16,
-        description="Token that the site's bucket notifications carry; null takes none of them.",
+        None, min_length=16, description="Token of its bucket notifications; null takes none."
     )
 
     @model_validator(mode="after")
@@ -199,19 +197,15 @@ class CompleteRegion(Region):
 
 def complete(regions: Sequence[Region]) -> tuple[CompleteRegion, ...]:
     """``regions`` with nothing left open but credentials."""
-    return tuple(
-        CompleteRegion(
-            name=site.name,
-            endpoint=site.endpoint,
-            access_key=site.access_key,
-            secret_key=site.secret_key,
-            notify_token=site.notify_token,
-            region=site.region or site.name,
-            rank=n if site.rank is None else site.rank,
-            database=site.database or f"entrepot_site_{site.name.replace('-', '_')}",
-        )
-        for n, site in enumerate(regions)
-    )
+    return tuple(CompleteRegion(**dict(site) | _derived(n, site)) for n, site in enumerate(regions))
+
+
+def _derived(place: int, site: Region) -> dict[str, str | int]:
+    return {
+        "region": site.region or site.name,
+        "rank": place if site.rank is None else site.rank,
+        "database": site.database or f"entrepot_site_{site.name.replace('-', '_')}",
+    }
 
 
 class RetryPolicy(Section):
