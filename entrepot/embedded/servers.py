@@ -38,7 +38,7 @@ def specs(data: DataDir, plan: Plan, found: Secrets, *, minio: Path) -> list[Spe
                 ),
                 stack=data.root,
                 log=data.logs / f"{name}.log",
-                notify=_notify(data, plan, found, name) if plan.gateway else None,
+                notify=_notify(data, plan, found, name) if plan.tells else None,
             )
         )
     env = process_env(data, plan, found)

@@ -1,11 +1,16 @@
 """Adopted buckets in a stream: what anybody writes to a store is soon at the other sites, once."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from entrepot.catalog.objects import outbox
+from entrepot.objects.recover import recover
 from tests.objects.worlds import new_bucket_name
 from tests.replication.stream.adopted import Told
-from tests.replication.stream.worlds import route_over, running
+from tests.replication.stream.worlds import counted, route_over, running, until
 
 A, B = "site-a", "site-b"
 SITES = (A, B)
@@ -79,4 +84,66 @@ async def test_locks_travel(told: Told) -> None:
         await told.quiet()
     [(*_, kept)] = await told.history(B, bucket)
     assert kept.hold and kept.mode == "governance"
+    assert await told.shipped(bucket) == {A: 1, B: 0}
+
+
+async def test_a_version_that_is_locked_there_is_not_removed(told: Told) -> None:
+    """It is a dead letter, stays in store and catalog, and goes once nothing holds it."""
+    bucket = await told.bucket(new_bucket_name(), locked=True)
+    where = {"Bucket": bucket, "Key": "k"}
+    a, b = (told.world[site].ground for site in SITES)
+    async with running(told.world.stream(route_over(bucket, SITES))):
+        version = (await told.does(A, "put_object", **where, Body=b"1"))["VersionId"]
+        await told.equal(bucket, count=1)
+        await told.quiet()
+        held = {"VersionId": version, "LegalHold": {"Status": "ON"}}
+        await told.does(B, "put_object_legal_hold", **where, **held)
+        await told.does(A, "delete_object", **where, VersionId=version)
+
+        async def is_buried() -> bool:
+            return any(each.bucket == bucket for each in await outbox.dead_letters(a.catalog))
+
+        await until(is_buried, timeout_s=60)
+        await told.quiet()
+        assert len(await told.history(B, bucket)) == 1
+        there = await b.bucket(bucket)
+        assert await counted(b.catalog, f"versions WHERE bucket_id = {there.id}") == 1
+        assert await counted(b.catalog, f"purges WHERE bucket_id = {there.id}") == 0
+        held["LegalHold"] = {"Status": "OFF"}
+        await told.does(B, "put_object_legal_hold", **where, **held)
+        [letter] = [each for each in await outbox.dead_letters(a.catalog) if each.bucket == bucket]
+        await outbox.try_again(a.catalog, [letter.id])
+        await told.equal(bucket, count=0)
+        await told.quiet()
+        assert await counted(b.catalog, f"versions WHERE bucket_id = {there.id}") == 0
+
+
+async def test_a_receiver_that_dies_leaves_a_replica(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are there, its row is not: recovery gives it one, and nobody ships it again."""
+    bucket = await told.bucket(new_bucket_name())
+    b = told.world[B].ground
+    asked = asyncio.Event()
+
+    async def dying(_end: Any) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(b.ends, "submit", dying)
+        async with running(told.world.stream(route_over(bucket, SITES))):
+            await told.does(A, "put_object", Bucket=bucket, Key="k", Body=b"1")
+            await asyncio.wait_for(asked.wait(), 60)
+    there = await b.bucket(bucket)
+    rows = f"versions WHERE bucket_id = {there.id}"
+    assert await counted(b.catalog, rows) == 0
+    expire = f"UPDATE intents SET expires_at = now() WHERE bucket_id = {there.id}"
+    async with b.catalog.transaction() as transaction:
+        await transaction.at_once((expire, {}))
+    await recover(b)
+    assert await counted(b.catalog, rows) == 1
+    async with running(told.world.stream(route_over(bucket, SITES))):
+        await told.equal(bucket, count=1)
+        await told.quiet()
     assert await told.shipped(bucket) == {A: 1, B: 0}
