@@ -112,6 +112,12 @@ class Metrics:
             ("webhook", "outcome"),
             registry=self._registry,
         )
+        self.notifications = Counter(
+            "entrepot_notifications_total",
+            "Bucket notifications of a site's store by what became of them.",
+            ("site", "outcome"),
+            registry=self._registry,
+        )
         self.errors = Counter(
             "minio_errors_total",
             "Errors answered or met by the gateway, by type.",

@@ -1,4 +1,4 @@
-"""Replication stream: writes to managed buckets go to the other sites of their rules at once.
+"""Replication stream: writes go to the other sites of their rules at once.
 
     rules → one stream each, side by side → until the next run is ready to take over
 
@@ -82,7 +82,7 @@ class StreamReport(BaseModel):
     persist_result=False,
 )
 def replicate_stream(request: StreamRequest) -> StreamReport:
-    """Bring writes of managed buckets to the other sites until another run takes over.
+    """Bring writes to the other sites until another run takes over.
 
     Args:
         request: Which rule, and for how long; left as it is, every enabled rule

@@ -3,25 +3,32 @@
 What a stream did is read from the control catalog, where each window of it is kept.
 """
 
+import asyncio
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 
-from prefect import runtime, task
+from prefect import get_run_logger, runtime, task
 
 from entrepot.catalog import jobs
+from entrepot.catalog.buckets import list_buckets
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.sites import list_sites
+from entrepot.catalog.states import BucketMode
 from entrepot.catalog.streams import Window, windows
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.config import load
-from entrepot.errors import Fenced, RetryableError
+from entrepot.errors import Fenced, PermanentError, RetryableError
+from entrepot.objects.adopted import follow
+from entrepot.objects.ground import Ground
 from entrepot.objects.shipping import Shipping, Travels
 from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
 from entrepot.replication.stream.engine import KIND, Ended, Route, Stream, forget_others
+from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy
 from tasks.library import catalog, objects, run
 from tasks.replication import RETRY, SHORT_S
@@ -46,8 +53,14 @@ def is_at_work(rule: str) -> bool:
 
 async def _routes(rule: str) -> tuple[Route, ...]:
     now = SYSTEM_CLOCK.now()
+    sites = await list_sites(await catalog())
+    minting = [site.name for site in sites if not site.can(Capability.ORIGIN)]
     known = [each for each in await _streamed() if rule in ("", each.name)]
-    return tuple(Route.of(each) for each in known if not isinstance(may_run(each, now), Wait))
+    return tuple(
+        Route.of(each, minting=minting)
+        for each in known
+        if not isinstance(may_run(each, now), Wait)
+    )
 
 
 async def _streamed() -> tuple[Rule, ...]:
@@ -75,14 +88,42 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
     """Work on a rule until another run waits for it, it is changed, or the time is over."""
     who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
 
+    log = get_run_logger()
+
     async def work() -> tuple[Counts, Ended]:
         stream = await _stream(route)
+        following = asyncio.create_task(_follow(route, log.warning))  # a site may be away
         try:
             return await stream.run(for_s=for_s, **who)
         except Fenced:  # another run works on it
             return Counts(), Ended.HEIR
+        finally:
+            following.cancel()
 
     return run(work())
+
+
+async def _follow(route: Route, warn: Callable[[str], None]) -> None:
+    """Have the stores tell of the rule's adopted buckets, where the gateway hears of them."""
+    settings = await asyncio.to_thread(load)
+    for site in settings.sites():
+        if site.name in route.sources and site.notify_token is not None:
+            with suppress(RetryableError):  # the next run tries again
+                for why in await _follow_at((await objects(site.name)).ground, route.buckets):
+                    warn(f"{site.name}: {why}")
+
+
+async def _follow_at(ground: Ground, buckets: Iterable[str]) -> list[str]:
+    """Why the store does not tell of some."""
+    found = []
+    known = {each.name: each.mode for each in await list_buckets(ground.catalog)}
+    for name in buckets:
+        if known.get(name) is BucketMode.ADOPTED:
+            try:
+                await follow(ground.store, name)
+            except PermanentError as error:
+                found.append(f"{error}; {error.hint}" if error.hint else str(error))
+    return found
 
 
 async def _stream(route: Route) -> Stream:

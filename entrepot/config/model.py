@@ -46,6 +46,7 @@ class SiteSettings:
     rank: int
     database: str
     database_url: SecretStr
+    notify_token: SecretStr | None = None
 
 
 class Config(Section):
@@ -118,6 +119,7 @@ class Config(Section):
             rank=region.rank,
             database=region.database,
             database_url=self.database_url(region.database),
+            notify_token=region.notify_token,
         )
 
 

@@ -175,6 +175,9 @@ class Region(Section):
         pattern=r"^[a-z_][a-z0-9_]{0,62}$",
         description="Site catalog's database; null takes entrepot_site_ and the name, - as _.",
     )
+    notify_token: Secret | None = Field(
+        None, min_length=16, description="Token of its bucket notifications; null takes none."
+    )
 
     @model_validator(mode="after")
     def _has_both_keys(self) -> Self:
@@ -194,18 +197,15 @@ class CompleteRegion(Region):
 
 def complete(regions: Sequence[Region]) -> tuple[CompleteRegion, ...]:
     """``regions`` with nothing left open but credentials."""
-    return tuple(
-        CompleteRegion(
-            name=site.name,
-            endpoint=site.endpoint,
-            access_key=site.access_key,
-            secret_key=site.secret_key,
-            region=site.region or site.name,
-            rank=n if site.rank is None else site.rank,
-            database=site.database or f"entrepot_site_{site.name.replace('-', '_')}",
-        )
-        for n, site in enumerate(regions)
-    )
+    return tuple(CompleteRegion(**dict(site) | _derived(n, site)) for n, site in enumerate(regions))
+
+
+def _derived(place: int, site: Region) -> dict[str, str | int]:
+    return {
+        "region": site.region or site.name,
+        "rank": place if site.rank is None else site.rank,
+        "database": site.database or f"entrepot_site_{site.name.replace('-', '_')}",
+    }
 
 
 class RetryPolicy(Section):

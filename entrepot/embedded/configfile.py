@@ -19,6 +19,7 @@ _HEADER = "# Written by `entrepot up`. Once you change it, it is yours and stays
 
 def render(plan: Plan, data: DataDir) -> str:
     """The configuration of the planned stack, as YAML."""
+    told = {"notify_token": "${ENTREPOT_NOTIFY_TOKEN}"} if plan.tells else {}
     endpoints = [f"http://{HOST}:{plan.ports[name]}" for name in plan.site_names]
     settings = {
         "server": {"host": HOST, "port": plan.ports["gateway"], "tls": {"enabled": False}},
@@ -30,7 +31,7 @@ def render(plan: Plan, data: DataDir) -> str:
         },
         "replication": {
             "regions": [
-                {"name": name, "endpoint": endpoint, "region": REGION}
+                {"name": name, "endpoint": endpoint, "region": REGION, **told}
                 for name, endpoint in zip(plan.site_names, endpoints, strict=True)
             ]
         },

@@ -14,6 +14,31 @@ from pydantic import SecretStr
 from entrepot.embedded import binaries
 from entrepot.embedded.paths import make_dir
 from entrepot.embedded.process import HOST, Child, Spec, free_port
+from entrepot.store.notification import KEPT, TARGETS
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Where a site sends bucket notifications: the gateway's address for them, and its token.
+
+    ``queue`` is a directory that keeps what could not be sent.
+    """
+
+    url: str
+    token: SecretStr
+    queue: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Two targets: one tells at once, the other again within 3 s and until it was heard."""
+        found: dict[str, str] = {}
+        for target in TARGETS:
+            about = {"ENABLE": "on", "ENDPOINT": self.url}
+            about["AUTH_TOKEN"] = self.token.get_secret_value()
+            if target == KEPT:
+                about["QUEUE_DIR"] = str(self.queue)
+            found |= {f"MINIO_NOTIFY_WEBHOOK_{name}_{target}": about[name] for name in about}
+        return found
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,7 @@ def minio_spec(
     credentials: MinioCredentials,
     stack: Path,
     log: Path,
+    notify: Notify | None = None,
 ) -> Spec:
     """How a site is started. Its signing region stays us-east-1, which every S3 client assumes."""
     endpoint = f"http://{HOST}:{port}"
@@ -44,6 +70,9 @@ def minio_spec(
         "MINIO_BROWSER": "off",
         "MINIO_UPDATE": "off",
     }
+    if notify is not None:
+        make_dir(notify.queue, mode=0o700)
+        env |= notify.env
     certs = make_dir(drive.parent / f".{drive.name}-certs", mode=0o700)
     return Spec(
         name=name,
@@ -78,11 +107,20 @@ def _ready(endpoint: str) -> bool:
 class MinioServer:
     """A MinIO for tests: ``start()``, ``endpoint``, ``access_key``, ``secret_key``, ``stop()``.
 
-    ``data_dir`` keeps the objects, ``port`` 0 takes a free one.
+    ``data_dir`` keeps the objects, ``port`` 0 takes a free one, ``notify`` is where it sends bucket
+    notifications.
     """
 
-    def __init__(self, data_dir: Path, credentials: MinioCredentials, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        credentials: MinioCredentials,
+        *,
+        port: int = 0,
+        notify: Notify | None = None,
+    ) -> None:
         self._credentials = credentials
+        self._notify = notify
         self.data_dir = data_dir
         self.port = port or free_port()
         self._child: Child | None = None
@@ -110,6 +148,7 @@ class MinioServer:
                 credentials=self._credentials,
                 stack=make_dir(self.data_dir),
                 log=self.data_dir / "minio.log",
+                notify=self._notify,
             )
         )
         self._child.spawn()

@@ -32,11 +32,17 @@ class Plan(BaseModel):
     ports: dict[str, int]
     prefect: bool = True
     gateway: bool = False
+    notifications: bool = True
     config_sha256: str = ""
 
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(site_name(rank) for rank in range(self.sites))
+
+    @property
+    def tells(self) -> bool:
+        """Whether the stores tell the gateway what is written to adopted buckets."""
+        return self.gateway and self.notifications
 
     @property
     def used_ports(self) -> dict[str, int]:
@@ -74,6 +80,7 @@ def revise(
     port_base: int | None,
     prefect: bool,
     gateway: bool,
+    notifications: bool = True,
     free_port: Callable[[], int],
     is_free: Callable[[int], bool],
 ) -> Plan:
@@ -102,5 +109,6 @@ def revise(
         ports=ports,
         prefect=prefect,
         gateway=gateway,
+        notifications=notifications,
         config_sha256=kept.config_sha256 if kept else "",
     )

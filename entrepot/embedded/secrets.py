@@ -1,8 +1,9 @@
 """The credentials of one data directory: random, in one file of mode 0600, never printed.
 
 Invariant: they are made once. A data directory whose file is gone is refused, because new
-credentials would not open the data. The keys are the variables that ``config.yaml`` refers to;
-the config loader reads the file from beside it.
+credentials would not open the data. The keys are the variables that ``config.yaml`` refers to; the
+config loader reads the file from beside it. The token of notifications opens no data: an older file
+gets it, made from another credential.
 """
 
 import base64
@@ -12,6 +13,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from entrepot.clock import new_bytes, new_token
+from entrepot.codec.primitives import derive
 from entrepot.embedded.paths import write_text
 from entrepot.errors import SetupError
 
@@ -28,6 +30,7 @@ class Secrets:
     postgres_superuser_password: SecretStr
     prefect_db_password: SecretStr
     prefect_encryption_key: SecretStr
+    notify_token: SecretStr
 
 
 _FIELDS = tuple(Secrets.__dataclass_fields__)
@@ -44,6 +47,7 @@ def create(path: Path) -> Secrets:
         "postgres_superuser_password": new_token(),
         "prefect_db_password": new_token(),
         "prefect_encryption_key": _fernet_key(),
+        "notify_token": new_token(),
     }
     lines = [f"{_variable(field)}={made[field]}\n" for field in _FIELDS]
     write_text(path, "".join(lines), mode=0o600)
@@ -63,6 +67,10 @@ def load(path: Path) -> Secrets:
             path=str(path),
         ) from error
     found = dict(line.split("=", 1) for line in lines if "=" in line)
+    if _NOTIFY not in found and _variable("secrets_key") in found:
+        found[_NOTIFY] = _notify_token(found[_variable("secrets_key")])
+        text = "".join(f"{line}\n" for line in (*lines, f"{_NOTIFY}={found[_NOTIFY]}"))
+        write_text(path, text, mode=0o600)
     missing = [_variable(field) for field in _FIELDS if _variable(field) not in found]
     if missing:
         raise SetupError(
@@ -75,6 +83,14 @@ def load(path: Path) -> Secrets:
 
 def _variable(field: str) -> str:
     return f"ENTREPOT_{field.upper()}"
+
+
+_NOTIFY = _variable("notify_token")
+
+
+def _notify_token(secrets_key: str) -> str:
+    """The same whoever asks, so two that complete an older file write the same."""
+    return derive(secrets_key.encode(), salt=b"", info=b"entrepot/1 notifications").hex()
 
 
 def _fernet_key() -> str:

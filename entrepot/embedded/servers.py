@@ -7,7 +7,7 @@ gateway.
 from pathlib import Path
 
 from entrepot.embedded.configfile import CONTROL_DATABASE, CONTROL_USER
-from entrepot.embedded.minio import MinioCredentials, minio_spec
+from entrepot.embedded.minio import MinioCredentials, Notify, minio_spec
 from entrepot.embedded.paths import DataDir
 from entrepot.embedded.plan import Plan, catalog_name
 from entrepot.embedded.postgres import Database, Postgres
@@ -19,7 +19,7 @@ from entrepot.embedded.prefect_server import (
     server_spec,
     worker_spec,
 )
-from entrepot.embedded.process import Spec
+from entrepot.embedded.process import HOST, Spec
 from entrepot.embedded.secrets import Secrets
 
 
@@ -38,6 +38,7 @@ def specs(data: DataDir, plan: Plan, found: Secrets, *, minio: Path) -> list[Spe
                 ),
                 stack=data.root,
                 log=data.logs / f"{name}.log",
+                notify=_notify(data, plan, found, name) if plan.tells else None,
             )
         )
     env = process_env(data, plan, found)
@@ -67,6 +68,12 @@ def prefect_config(data: DataDir, plan: Plan, found: Secrets) -> PrefectConfig:
         db_password=found.prefect_db_password,
         encryption_key=found.prefect_encryption_key,
     )
+
+
+def _notify(data: DataDir, plan: Plan, found: Secrets, site: str) -> Notify:
+    drive = data.site(site)
+    url = f"http://{HOST}:{plan.ports['gateway']}/webhooks/notifications/{site}"
+    return Notify(url, found.notify_token, drive.parent / f".{drive.name}-notifications")
 
 
 def _postgres(data: DataDir, plan: Plan, found: Secrets) -> Postgres:

@@ -121,6 +121,7 @@ def up(
     port_base: int | None = None,
     prefect: bool = True,
     gateway: bool = False,
+    notifications: bool = True,
     progress: Progress = lambda _line: None,
     min_free_bytes: int = MIN_FREE_BYTES,
 ) -> StackInfo:
@@ -132,6 +133,7 @@ def up(
         port_base: sites at base + i, Postgres + 50, Prefect + 60, gateway + 80; 0: free ports,
             remembered; None: as before, or 19000.
         prefect, gateway: whether these run too.
+        notifications: whether the sites tell the gateway what is written to adopted buckets.
         progress: gets one line at a time; never a secret.
         min_free_bytes: refuse to start on a disk with less.
 
@@ -149,6 +151,7 @@ def up(
             port_base=port_base,
             prefect=prefect,
             gateway=gateway,
+            notifications=notifications,
             free_port=free_port,
             is_free=_is_free,
         )

@@ -21,6 +21,7 @@ from entrepot.errors import EntrepotError
 from entrepot.gateway.api.app import API_PATH, make_api
 from entrepot.gateway.api.gate import Gate
 from entrepot.gateway.facts import Facts
+from entrepot.gateway.notifications import Notifications, Sender
 from entrepot.gateway.prefect_api import PrefectApi
 from entrepot.gateway.sealing import Sealer
 from entrepot.gateway.webhooks import BODY_TIMEOUT_S, Webhooks
@@ -36,6 +37,7 @@ def create_app(
     sites: Mapping[str, Catalog],
     prefect: PrefectApi,
     sealer: Sealer,
+    senders: Mapping[str, Sender] | None = None,
     clock: Clock = SYSTEM_CLOCK,
     metrics: Metrics | None = None,
     serve_metrics: bool = True,
@@ -48,11 +50,13 @@ def create_app(
         sites: the site catalogs by site, for the usage metrics.
         prefect: the client of the Prefect server that runs the flows.
         sealer: opens the webhooks' secrets.
+        senders: the sites whose stores may send bucket notifications.
     """
     metrics = metrics or Metrics()
     facts = Facts(control=control, sites=sites, clock=clock)
     api = make_api(control=control, prefect=prefect, metrics=metrics, clock=clock)
     webhooks = Webhooks(control, prefect, sealer, metrics, clock, body_timeout_s)
+    notifications = Notifications(senders or {}, metrics, body_timeout_s)
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -75,6 +79,7 @@ def create_app(
         pruning = asyncio.create_task(webhooks.forget_old())
         yield
         pruning.cancel()
+        await notifications.close()
         await prefect.close()
         for catalog in (control, *sites.values()):
             await catalog.close()
@@ -83,6 +88,7 @@ def create_app(
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
         Route("/webhooks/{name}", webhooks.deliver, methods=["POST"]),
+        Route("/webhooks/notifications/{site}", notifications.receive, methods=["POST"]),
         Mount(API_PATH, app=Gate(api, control, metrics, clock, body_timeout_s)),
     ]
     if serve_metrics:

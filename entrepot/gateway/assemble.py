@@ -1,12 +1,16 @@
 """From a ``Config`` to the parts of the gateway; the one place here that knows both."""
 
+from functools import partial
+
 from starlette.applications import Starlette
 
 from entrepot.catalog.connect import Catalog
 from entrepot.config import Config
 from entrepot.gateway.app import create_app
+from entrepot.gateway.notifications import Sender
 from entrepot.gateway.prefect_api import PrefectApi
 from entrepot.gateway.sealing import Sealer
+from entrepot.objects.open import open_ground
 
 CONTROL_POOL = 10
 """Deliveries wait for Prefect without a connection, so a few serve all of them."""
@@ -26,6 +30,11 @@ def assemble(config: Config) -> Starlette:
         },
         prefect=prefect_api(config),
         sealer=Sealer(config.security.secrets_key),
+        senders={
+            site.name: Sender(site.notify_token, partial(open_ground, config, site))
+            for site in config.sites()
+            if site.notify_token is not None
+        },
         serve_metrics=config.monitoring.metrics_enabled,
     )
 

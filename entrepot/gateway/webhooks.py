@@ -105,7 +105,7 @@ class Webhooks:
         """Answers 202 with the run, or a refusal, in JSON."""
         known, answers = "", _FIND  # the metric's label is never a name that somebody made up
         try:
-            _refuse_long(request)
+            refuse_long(request)
             webhook = await self._find(str(request.path_params["name"]))
             known, answers = webhook.name, _AUTHENTICATE
             grant = self.sealer.open(webhook.secret_encrypted, webhook=known)
@@ -143,7 +143,7 @@ class Webhooks:
     async def _authenticate(self, request: Request, grant: Grant) -> tuple[Signed, bytes]:
         signed = parse_headers(request.headers.raw)
         async with asyncio.timeout(self.body_timeout_s):
-            body = await _read(request)
+            body = await read_body(request)
         verify(signed, body, secret=grant.secret, now_s=self.clock.now().timestamp())
         return signed, body
 
@@ -208,13 +208,15 @@ class Webhooks:
         return JSONResponse(body, status_code=answer.status, headers=headers)
 
 
-def _refuse_long(request: Request) -> None:
+def refuse_long(request: Request) -> None:
+    """``LimitExceeded`` where the head says that the body is longer than ``BODY_MAX_BYTES``."""
     length = request.headers.get("content-length", "0")  # the server lets digits through only
     if int(length) > BODY_MAX_BYTES:
         raise LimitExceeded("the body is too long")
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The body; ``LimitExceeded`` past ``BODY_MAX_BYTES``."""
     body = bytearray()
     async for piece in request.stream():
         body += piece

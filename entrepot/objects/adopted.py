@@ -2,11 +2,15 @@
 
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.facts import Changes, Event, Listed, ObjectRow
+from entrepot.clock import is_uuid
 from entrepot.errors import InvalidInput, Unsupported
 from entrepot.objects.ground import Ground
+from entrepot.objects.notices import Notice, strike
 from entrepot.objects.reads import row_of
 from entrepot.objects.writes import Wish
-from entrepot.store.protocol import Capability, Source, Version
+from entrepot.store.notification import TARGETS, merged, missing
+from entrepot.store.protocol import Capability, Source, Store, Version
+from entrepot.store.settings import Setting
 
 
 async def put(
@@ -51,9 +55,38 @@ async def delete(
     if wish.condition:
         raise Unsupported("conditions of deletes in adopted buckets", hint="use a managed bucket")
     version = await ground.store.delete(bucket.name, key, version_id=version_id)
+    if version_id and is_uuid(version_id):
+        notice = Notice(key, version_id, removed=True)
+        await strike(ground, bucket, notice, is_replica=False, actor=wish.actor)
+        return None
     gone = version or Version(key=key, version_id=version_id or "", mtime_ms=0)
     row = await _noted(ground, bucket, gone, "remove" if version_id else "delete", wish)
     return row if version else None
+
+
+async def follow(store: Store, bucket: str) -> None:
+    """Have an endpoint tell of what is written to a bucket; its user's configuration stays.
+
+    Somebody who changes the configuration in that moment is overwritten: nothing here is
+    conditional. Raises ``Unsupported`` where the endpoint cannot, or knows none of our targets.
+    """
+    document = await store.setting(bucket, Setting.NOTIFICATION)
+    lacking = missing(document)
+    for targets in dict.fromkeys([lacking, *((each,) for each in lacking)]):
+        if not targets:
+            return
+        try:
+            await store.configure(bucket, Setting.NOTIFICATION, merged(document, targets))
+        except InvalidInput:  # one that it was not started with
+            continue
+        return
+    if lacking == TARGETS:
+        raise Unsupported(
+            "the endpoint does not know our targets of notifications, so the sweep alone brings "
+            "what is written to this bucket",
+            hint="start it with the variables in docs/replication.md",
+            bucket=bucket,
+        )
 
 
 async def list_page(

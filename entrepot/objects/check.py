@@ -80,9 +80,11 @@ async def observe(ground: Ground, bucket: Bucket, entries: Sequence[Version]) ->
     """Record versions of an adopted bucket, as a listing or a notification tells of them.
 
     Those that are known stay as they are: the stamp that is derived from a version's time is
-    frozen when it is first seen. Returns how many were new.
+    frozen when it is first seen. Those that a receiver is bringing, or that were removed here, are
+    left out. Returns how many were new.
     """
-    return await _enter(ground, [row_of(ground.site, bucket, entry) for entry in entries])
+    seen = [row_of(ground.site, bucket, entry) for entry in entries]
+    return await _enter(ground, seen, but_known=True)
 
 
 async def take_up(ground: Ground, bucket: Bucket, entries: Sequence[Version]) -> int:
@@ -169,7 +171,7 @@ async def _tags_and_lock(ground: Ground, bucket: Bucket, entry: Version) -> dict
     return told
 
 
-async def _enter(ground: Ground, seen: Sequence[ObjectRow]) -> int:
+async def _enter(ground: Ground, seen: Sequence[ObjectRow], *, but_known: bool = False) -> int:
     """Take up what has no row yet; what is beyond the bound is kept and not applied."""
     rows = []
     for row in seen:
@@ -183,7 +185,9 @@ async def _enter(ground: Ground, seen: Sequence[ObjectRow]) -> int:
     def decide(missing: Iterable[ObjectRow], newest: dict[Place, ObjectRow]) -> Changes:
         return discovery(missing, newest, action="take-up", actor="entrepot")
 
-    return await add_rows(ground.catalog, rows, decide, recorder=ground.recorder)
+    return await add_rows(
+        ground.catalog, rows, decide, recorder=ground.recorder, but_known=but_known
+    )
 
 
 async def _missing(ground: Ground, bucket: Bucket) -> AsyncIterator[ObjectRow]:

@@ -45,6 +45,8 @@ COMMIT_TRIES = 5
 END_PATIENCE_S = 0.02
 LOOKUP_PATIENCE_S = 0.0015
 BUCKET_TTL_S = 2.0
+STREAMS = 16
+"""Bodies read here while they are written elsewhere: half the connections (``Site.streams``)."""
 _NONE: Json = {}
 
 
@@ -81,6 +83,7 @@ class Ground:
     clock: Clock = SYSTEM_CLOCK
     identity: UUID = field(default_factory=new_id)
     under_way: set[UUID] = field(default_factory=set)
+    streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STREAMS))
     has_internal: bool = False
     _buckets: dict[str, tuple[float, Bucket]] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ Memory: 1 MiB for each version on its way, or the buffers of one read and one wr
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -105,6 +105,24 @@ class Receiver:
         name = stored_key(row.key)
         await self.ground.store.delete(bucket.name, name, version_id=row.version_id)
         return Received.REMOVED
+
+    async def admit(
+        self, bucket: Bucket, row: ObjectRow, bring: Callable[[], Awaitable[None]]
+    ) -> Received:
+        """Take a version of an adopted bucket in, which ``bring`` makes the store have.
+
+        Its intent is there before its bytes, so what the store tells of it is known as ours.
+        """
+        begun = await self._begins.submit(_Coming(bucket, row))
+        if begun.known.standing is not Standing.BEGUN:
+            is_here = begun.known.standing is Standing.HERE
+            return Received.KNOWN if is_here else Received.REMOVED
+        try:
+            await bring()
+            await self.ground.ends.submit(End(begun.intent, Outcome()))
+        finally:
+            self.ground.under_way.discard(begun.intent.write_id)
+        return Received.TAKEN
 
     async def _take(
         self,

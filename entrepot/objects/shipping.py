@@ -1,8 +1,9 @@
-"""What brings versions of managed buckets from one site to another: the stream's carrier.
+"""What brings versions from one site to another: the stream's carrier.
 
 Both sites are worked on by this process: the version is read from the source's store as it lies
-there, and taken in at the target. Sites are opened when they are needed first, so one that is down
-holds up nobody but the channels that need it.
+there, and taken in at the target; of adopted buckets by a copy as the sweep makes it. Sites are
+opened when they are needed first, so one that is down holds up nobody but the channels that need
+it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,11 +17,13 @@ from entrepot.catalog.objects.outbox import Waiting
 from entrepot.catalog.objects.read import newest_versions
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import AlreadyExists, Unsupported
+from entrepot.objects.copies import Copier
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import stored_key
 from entrepot.objects.receive import Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
+from entrepot.replication.policy import Travel
 from entrepot.store.protocol import Body
 
 OpenSite = Callable[[str], Awaitable[Objects]]
@@ -60,6 +63,7 @@ class Shipping:
         self._travels = travels
         self._actor = f"stream of {rule} from {source}"
         self._receiver: Receiver | None = None
+        self._copier: Copier | None = None
 
     async def source(self) -> Catalog:
         """The catalog whose outbox is worked off."""
@@ -78,29 +82,44 @@ class Shipping:
 
     async def carry(self, item: Waiting) -> int:
         """Make the target have the version as it is at the source now; the bytes that went."""
-        if item.bucket is None:  # dropped, and all that was in it
+        if item.bucket is None or not self._goes(item):  # dropped, and all that was in it
             return 0
-        if item.row is None:
-            if item.kind == REMOVE and self._travels.removals:
-                receiver = await self._to()
-                bucket = await _bucket_of(receiver.ground, item)
-                await receiver.remove(bucket, item.key, item.version_id)
-            return 0
-        if item.row.is_quarantined or not (
-            self._travels.delete_markers or not item.row.is_delete_marker
-        ):
-            return 0
-        return await self._send(item.bucket, _travelling(item.row, self._travels), item)
-
-    async def _send(self, bucket: str, row: ObjectRow, item: Waiting) -> int:
         source = (await self._open_site(self._names[0])).ground
         receiver = await self._to()
+        bucket = await _bucket_of(receiver.ground, item, await source.bucket(item.bucket))
+        row = item.row
+        if bucket.mode is BucketMode.ADOPTED:
+            copier = self._copying(source, receiver)
+            if row is not None:
+                return await copier.copy(bucket, row)
+            await copier.remove(bucket, item.key, item.version_id)
+        elif row is not None:
+            return await self._send(source, bucket, _travelling(row, self._travels), item)
+        else:
+            await receiver.remove(bucket, item.key, item.version_id)
+        return 0
 
+    def _goes(self, item: Waiting) -> bool:
+        """Whether the rule lets it travel, and there is something to do."""
+        row, travels = item.row, self._travels
+        if row is None:
+            return item.kind == REMOVE and travels.removals
+        return not row.is_quarantined and (travels.delete_markers or not row.is_delete_marker)
+
+    def _copying(self, source: Ground, receiver: Receiver) -> Copier:
+        copier = self._copier
+        if copier is None or copier.source is not source or copier.receiver is not receiver:
+            what = {Travel.TAGS: self._travels.tags, Travel.LOCKS: self._travels.locks}
+            travels = frozenset(each for each, goes in what.items() if goes)
+            copier = self._copier = Copier(source, receiver, travels, self._actor)
+        return copier
+
+    async def _send(self, source: Ground, target: Bucket, row: ObjectRow, item: Waiting) -> int:
         def opener() -> AbstractAsyncContextManager[Body]:
-            return source.store.get(bucket, stored_key(row.key), version_id=row.version_id)
+            return source.store.get(target.name, stored_key(row.key), version_id=row.version_id)
 
-        target = await _bucket_of(receiver.ground, item)
         is_new = item.kind in NEW
+        receiver = await self._to()
         received = await receiver.receive(target, row, opener, at_once=is_new)
         went = received in (Received.TAKEN, Received.QUARANTINED)
         return row.stored_bytes if went else 0
@@ -112,11 +131,10 @@ class Shipping:
         return self._receiver
 
 
-async def _bucket_of(ground: Ground, item: Waiting) -> Bucket:
+async def _bucket_of(ground: Ground, item: Waiting, source: Bucket) -> Bucket:
     """The bucket at the target; refused where its objects could not be read there."""
-    assert item.bucket is not None
-    bucket = await ground.bucket(item.bucket)
-    if bucket.mode is not BucketMode.MANAGED:
+    bucket = await ground.bucket(source.name)
+    if bucket.mode is not source.mode:
         raise Unsupported(
             "the bucket is managed at one site and adopted at the other",
             site=ground.site,

@@ -142,10 +142,8 @@ async def counted(action: Keyed, work: Coroutine[Any, Any, None], context: Conte
 
 
 async def _copy(action: Copy, reached: list[Target], context: Context) -> None:
-    if action.size_bytes <= SMALL_BYTES and not part_count(action.etag):
-        async with _open(action, context) as body:
-            content = await body.read()
-            found = await _dress(action, body.version, context)
+    if _is_small(action):
+        content, found = await _whole(action, context)
         works = [_put(action, target, content, found, context) for target in action.targets]
         await side_by_side(
             _reach(action, target, work, reached, context)
@@ -157,14 +155,32 @@ async def _copy(action: Copy, reached: list[Target], context: Context) -> None:
         await _reach(action, target, send(action, target, context), reached, context)
 
 
+async def bring(action: Copy, *, context: Context) -> None:
+    """One copy to its one target; what stands in its way is raised, and nothing is counted."""
+    [target] = action.targets
+    if part_count(action.etag):
+        await _copy_parts(action, target, context)
+    elif _is_small(action):
+        await _put(action, target, *await _whole(action, context), context)
+    else:
+        await _copy_stream(action, target, context)
+
+
+def _is_small(action: Copy) -> bool:
+    return action.size_bytes <= SMALL_BYTES and not part_count(action.etag)
+
+
+async def _whole(action: Copy, context: Context) -> tuple[bytes, Dressed]:
+    async with _open(action, context) as body:
+        return await body.read(), await _dress(action, body.version, context)
+
+
 async def _copy_batch(copies: Sequence[Copy], done: list[Action], context: Context) -> None:
     items: dict[Copy, Item] = {}
     dressed: dict[Copy, Dressed] = {}
 
     async def fetch(action: Copy) -> None:
-        async with _open(action, context) as body:
-            content = await body.read()
-            found = await _dress(action, body.version, context)
+        content, found = await _whole(action, context)
         if hashlib.md5(content, usedforsecurity=False).digest() != md5_of(action.etag):
             raise IntegrityError("the source's bytes are not those of its ETag")
         origin = Origin(action.version_id, action.mtime_ms, lock=found.lock)

@@ -30,6 +30,8 @@ from entrepot.store.records import Change, Extent, Stored, lock_of, moment
 from entrepot.store.settings import Setting, canonical
 
 PARTS_MAX = 10_000
+_NONE = (Setting.LOCK, Setting.LIFECYCLE, Setting.NOTIFICATION)
+"""Nothing here locks, expires or tells by itself."""
 """Most parts of one upload, as S3 has it."""
 
 P = ParamSpec("P")
@@ -95,13 +97,13 @@ class IndexedBuckets:
 
     async def setting(self, bucket: str, name: Setting) -> str:
         await self._ask(self._index.versioned, bucket)
-        if name in (Setting.LOCK, Setting.LIFECYCLE):  # nothing here locks or expires by itself
+        if name in _NONE:
             raise Unsupported("store has no such setting", setting=name)
         return await self._ask(self._index.setting, bucket, name)
 
     async def configure(self, bucket: str, name: Setting, document: str) -> None:
         await self._ask(self._index.versioned, bucket)
-        if name in (Setting.LOCK, Setting.LIFECYCLE):
+        if name in _NONE:
             raise Unsupported("store has no such setting", setting=name)
         await self._ask(self._index.configure, bucket, name, canonical(name, document))
 

@@ -24,6 +24,7 @@ class Setting(StrEnum):
     CORS = "cors"
     LIFECYCLE = "lifecycle"
     TAGS = "tags"
+    NOTIFICATION = "notification"  # who is told of writes; names targets of its endpoint alone
 
 
 ROOTS = {
@@ -32,6 +33,7 @@ ROOTS = {
     Setting.CORS: "CORSConfiguration",
     Setting.LIFECYCLE: "LifecycleConfiguration",
     Setting.TAGS: "Tagging",
+    Setting.NOTIFICATION: "NotificationConfiguration",
 }
 """The outermost element of each document; a policy is JSON."""
 

@@ -38,8 +38,9 @@ server.host server.port server.public_url minio.endpoint minio.access_key minio.
 minio.use_ssl minio.region minio.max_connections minio.connection_pool_size replication.enabled
 replication.regions replication.regions[].name replication.regions[].endpoint
 replication.regions[].access_key replication.regions[].secret_key replication.regions[].region
-replication.regions[].rank replication.regions[].database replication.worker_threads
-replication.batch_size monitoring.metrics_enabled monitoring.log_level security.secrets_key
+replication.regions[].rank replication.regions[].database replication.regions[].notify_token
+replication.worker_threads replication.batch_size monitoring.metrics_enabled
+monitoring.log_level security.secrets_key
 database.type database.host database.port database.name database.user database.password
 database.max_connections database.connection_timeout prefect.api_url prefect.auth_string
 prefect.work_pool caching.compression.codec caching.compression.min_size encryption.algorithm

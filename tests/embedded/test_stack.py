@@ -16,7 +16,7 @@ import pytest
 from minio import Minio
 from pydantic import SecretStr
 
-from entrepot.embedded import stack
+from entrepot.embedded import secrets, stack
 from entrepot.embedded.process import leftovers
 from entrepot.errors import SetupError
 
@@ -131,7 +131,7 @@ def test_secrets_stay_in_their_file(running: Running) -> None:
     path = info.data_dir / "secrets.env"
     assert path.stat().st_mode & 0o777 == 0o600
     values = [line.split("=", 1)[1] for line in path.read_text().splitlines()]
-    assert len(values) == len(set(values)) == 8
+    assert len(values) == len(set(values)) == 9
     files = [info.config_path, *info.data_dir.glob("*.json"), *info.data_dir.glob("logs/*")]
     shown = [*lines, repr(info), repr(stack.status(info.data_dir))]
     shown += [each.read_text() for each in files]
@@ -140,6 +140,19 @@ def test_secrets_stay_in_their_file(running: Running) -> None:
     # The access key is a name, as a user name is: an SDK shows it in every signed request.
     hidden = [value for value in values if value != info.sites[0].access_key]
     assert not [value for value in hidden if any(value in text for text in shown)]
+
+
+def test_older_secrets_get_a_token_of_notifications(running: Running) -> None:
+    info, _ = running
+    path = info.data_dir / "secrets.env"
+    whole = path.read_text()
+    older = "".join(re.findall(r"(?m)^(?!ENTREPOT_NOTIFY_TOKEN).*\n", whole))
+    assert older != whole
+    path.write_text(older)
+    tokens = [secrets.load(path).notify_token.get_secret_value() for _ in range(2)]
+    assert tokens[0] == tokens[1] and len(tokens[0]) == 64
+    assert path.read_text() == f"{older}ENTREPOT_NOTIFY_TOKEN={tokens[0]}\n"
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_everything_listens_on_loopback_only(running: Running) -> None:

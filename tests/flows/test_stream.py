@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -175,3 +176,39 @@ def test_dead_letters_are_shown_and_sent_again(stack: Running, streamed: str) ->
     assert stack.json("replicate", "dead-letters") == []
     assert stack.entrepot("replicate", "dead-letters", "retry", "--all").stdout == "0 put back\n"
     stack.ended(run_id)
+
+
+def test_what_is_written_to_an_adopted_bucket_is_brought(stack: Running) -> None:
+    """By anybody, straight to the store: the stream has it tell, and the gateway hears it."""
+    bucket = f"adopted-{new_id().hex[:12]}"
+    a, b = stack.s3("site-a"), stack.s3("site-b")
+    for user in (a, b):
+        user.create_bucket(Bucket=bucket)
+        on = {"Status": "Enabled"}
+        user.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=on)
+    stack.entrepot("tenant", "add", "told")
+    stack.entrepot("bucket", "adopt", bucket, "--tenant", "told")
+    stack.entrepot("replicate", "rule", "add", bucket, "--bucket", bucket)
+    run_id = stack.start("replicate_stream/always", {"rule": bucket, "for_s": 120})
+    for user in (a, b):
+        ask = partial(user.get_bucket_notification_configuration, Bucket=bucket)
+        wait_for(lambda ask=ask: ask().get("QueueConfigurations"))
+    wait_for(lambda: at_work(stack, bucket))
+    put = a.put_object(Bucket=bucket, Key="k", Body=b"one")
+    back = b.put_object(Bucket=bucket, Key="back", Body=b"two")
+
+    def versions(user: Any) -> set[tuple[str, str]]:
+        found = user.list_object_versions(Bucket=bucket).get("Versions", [])
+        return {(each["Key"], each["VersionId"]) for each in found}
+
+    both = {("k", put["VersionId"]), ("back", back["VersionId"])}
+    wait_for(lambda: versions(a) == versions(b) == both)
+    last = stack.start("replicate_stream/always", {"rule": bucket, "for_s": 1})
+    stack.ended(run_id)
+    stack.ended(last)
+    [row] = stack.table(run_id, "stream-report")
+    assert (row["rule"], row["shipped"], row["dead"]) == (bucket, 2, 0)
+    stack.sql("DELETE FROM rules WHERE name = %s RETURNING name", bucket)
+    for site in ("site-a", "site-b"):
+        stack.sql("DELETE FROM outbox_consumers RETURNING name", site=site)
+        stack.sql("DELETE FROM buckets WHERE name = %s RETURNING 1", bucket, site=site)

@@ -20,10 +20,18 @@ _PURGED = """
     INSERT INTO purges (bucket_id, key, version_id)
     VALUES (%(bucket_id)s, %(key)s, %(version_id)s) ON CONFLICT DO NOTHING
 """
+_IS_PURGED = f"SELECT 1 FROM purges WHERE {_WHERE}"
+# A row that came in before its intent went is found as the one or the other: both are under lock.
+_IS_KNOWN = f"""
+    SELECT 1 FROM versions WHERE {_WHERE} UNION ALL SELECT 1 FROM purges WHERE {_WHERE}
+    UNION ALL SELECT 1 FROM intents WHERE {_WHERE}
+"""
+_FORGIVEN = f"DELETE FROM purges WHERE {_WHERE}"
 _DROP_INTENT = f"DELETE FROM intents WHERE {_WHERE} AND kind = 'replica'"
 _ALTER = f"UPDATE versions SET attributes = CAST(%(attributes)s AS jsonb) WHERE {_WHERE}"
 
 Removal = Callable[[ObjectRow, ObjectRow | None, ObjectRow | None], Changes]
+Striking = Callable[[ObjectRow | None, ObjectRow | None, ObjectRow | None, bool], Changes]
 Alteration = Callable[[ObjectRow], tuple[Json, Changes]]
 
 
@@ -57,6 +65,43 @@ async def remove_row(
         return row, await write(transaction, decide(row, before, after), recorder=recorder)
 
 
+async def strike_row(
+    catalog: Catalog, place: Place, version_id: str, decide: Striking, *, recorder: Recorder
+) -> bool:
+    """Record that a version is gone from the store; False where that was known.
+
+    ``decide`` gets the row, or None of a version that never had one, the key's newest version
+    before and the one after, and whether the removal was announced (``announce_removal``).
+    """
+    named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
+    async with catalog.transaction() as transaction:
+        await lock_keys(transaction, [place])
+        found, announced = await transaction.at_once((_ONE, named), (_IS_PURGED, named))
+        if not found and announced:
+            return False
+        row = to_row(found[0]) if found else None
+        before = (await newest_of(transaction, [place])).get(place)
+        await transaction.at_once((_REMOVE, named), (_PURGED, named), (_DROP_INTENT, named))
+        after = (await newest_of(transaction, [place])).get(place)
+        await write(transaction, decide(row, before, after, bool(announced)), recorder=recorder)
+        return True
+
+
+async def announce_removal(catalog: Catalog, place: Place, version_id: str) -> None:
+    """Say that a version is about to be removed from the store on another site's behalf."""
+    named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
+    async with catalog.transaction() as transaction:
+        await lock_keys(transaction, [place])
+        await transaction.at_once((_PURGED, named), (_DROP_INTENT, named))
+
+
+async def revoke_removal(catalog: Catalog, place: Place, version_id: str) -> None:
+    """The store refused: the version stays, and may come again."""
+    named = {"bucket_id": place[0], "key": place[1], "version_id": version_id}
+    async with catalog.transaction() as transaction:
+        await transaction.at_once((_FORGIVEN, named))
+
+
 async def alter_row(
     catalog: Catalog, place: Place, version_id: str, decide: Alteration, *, recorder: Recorder
 ) -> tuple[ObjectRow, tuple[int, ...]] | None:
@@ -80,10 +125,12 @@ async def add_rows(
     decide: Callable[[Iterable[ObjectRow], dict[Place, ObjectRow]], Changes],
     *,
     recorder: Recorder,
+    but_known: bool = False,
 ) -> int:
     """Take up versions that have no row yet; how many there were.
 
-    ``decide`` gets those without a row, and the newest versions of their keys.
+    ``decide`` gets those without a row, and the newest versions of their keys. ``but_known``: also
+    not those that were removed here, or are being brought by a receiver.
     """
     places = [(row.bucket_id, row.key) for row in rows]
     async with catalog.transaction() as transaction:
@@ -92,7 +139,8 @@ async def add_rows(
             {"bucket_id": row.bucket_id, "key": row.key, "version_id": row.version_id}
             for row in rows
         ]
-        found = await transaction.at_once(*((_ONE, each) for each in names))
+        asked = _IS_KNOWN if but_known else _ONE
+        found = await transaction.at_once(*((asked, each) for each in names))
         missing = [row for row, known in zip(rows, found, strict=True) if not known]
         if missing:
             newest = await newest_of(transaction, places)

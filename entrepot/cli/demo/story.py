@@ -100,7 +100,13 @@ def _servers(data_dir: Path, teller: Teller, chosen: Sequence[Shelf]) -> Story:
 
     teller.chapter("1. Two MinIO sites, Postgres and Prefect, on this machine")
     info = stack.up(
-        data_dir, sites=2, port_base=0, prefect=True, gateway=True, progress=teller.line
+        data_dir,
+        sites=2,
+        port_base=0,
+        prefect=True,
+        gateway=True,
+        notifications=False,  # a stream would forestall the sweeps that are shown
+        progress=teller.line,
     )
     config = load_config(info.config_path)
     deploy(config, progress=teller.line)

@@ -28,6 +28,8 @@ async def read(sites: Sequence[Site], bucket: str) -> list[tuple[str, Settings]]
 async def _read(site: Site, bucket: str) -> Settings:
     found: dict[str, str | None] = {}
     for setting in Setting:
+        if setting is Setting.NOTIFICATION:  # it names targets of its own endpoint
+            continue
         try:
             found[str(setting)] = await site.store.setting(bucket, setting)
         except Unsupported:

@@ -31,7 +31,7 @@ STRIKE_EVERY_S = 0.05
 
 
 class Carrier(Protocol):
-    """What brings versions from a source to a target; ``objects`` has the one of managed buckets.
+    """What brings versions from a source to a target; ``objects`` has the one.
 
     All of it raises ``RetryableError`` where an endpoint or a catalog cannot be reached.
     """

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Self
 
 from entrepot.catalog import jobs
-from entrepot.catalog.buckets import list_buckets
+from entrepot.catalog.buckets import Bucket, list_buckets
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lease import Lease
 from entrepot.catalog.objects import outbox
@@ -66,7 +66,11 @@ class Direction:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What of a rule a stream needs; ``sources`` are the sites whose writes go to the others."""
+    """What of a rule a stream needs; ``sources`` are the sites whose writes go to the others.
+
+    ``minting`` are sites whose endpoints choose version ids: the sweep alone brings versions of
+    adopted buckets there.
+    """
 
     rule: str
     buckets: tuple[str, ...]
@@ -76,12 +80,14 @@ class Route:
     travels: tuple[Travel, ...] = tuple(
         each for each in Travel if each is not Travel.VERSION_DELETES
     )
+    minting: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rule: Rule) -> Self:
+    def of(cls, rule: Rule, *, minting: Iterable[str] = ()) -> Self:
         """The route of a rule: every site ships, or the one source of a one-way rule."""
         sources = rule.sites if rule.source is None else (rule.source,)
-        return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources, rule.travels)
+        mints = tuple(name for name in rule.sites if name in set(minting))
+        return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources, rule.travels, mints)
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -213,17 +219,18 @@ class Stream:
 
 
 async def subscribe_site(catalog: Catalog, route: Route, site: str) -> None:
-    """Have the managed buckets of a rule followed at a site where it ships from."""
+    """Have the buckets of a rule followed at a site where it ships from."""
     known = {each.name: each for each in await list_buckets(catalog)}
-    ids = [
-        known[name].id
-        for name in route.buckets
-        if name in known and known[name].mode is BucketMode.MANAGED
-    ]
+    buckets = [known[name] for name in route.buckets if name in known]
     for each in route.directions:
         if each.source == site:
             name = outbox.consumer_name(route.rule, each.target)
+            ids = [bucket.id for bucket in buckets if _goes(bucket, each.target, route)]
             await outbox.subscribe(catalog, name=name, bucket_ids=ids, prefix=route.prefix)
+
+
+def _goes(bucket: Bucket, target: str, route: Route) -> bool:
+    return bucket.mode is BucketMode.MANAGED or target not in route.minting
 
 
 async def forget_others(catalog: Catalog, routes: Iterable[Route]) -> None:

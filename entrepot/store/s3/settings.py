@@ -3,7 +3,7 @@
 from entrepot.errors import InvalidInput, NotFound, Unsupported
 from entrepot.store.s3.documents import send
 from entrepot.store.s3.http import Endpoint
-from entrepot.store.settings import Setting, canonical
+from entrepot.store.settings import ROOTS, Setting, canonical
 
 _SUBRESOURCES = {
     Setting.VERSIONING: "versioning",
@@ -12,6 +12,7 @@ _SUBRESOURCES = {
     Setting.CORS: "cors",
     Setting.LIFECYCLE: "lifecycle",
     Setting.TAGS: "tagging",
+    Setting.NOTIFICATION: "notification",
 }
 
 
@@ -36,6 +37,8 @@ class S3Settings:
     async def configure(self, bucket: str, name: Setting, document: str) -> None:
         """See ``BucketStore.configure``."""
         document, query = canonical(name, document), {_SUBRESOURCES[name]: ""}
+        if not document and name is Setting.NOTIFICATION:  # S3 knows no DELETE of it
+            document = f"<{ROOTS[name]}/>"
         if document:
             await send(self._endpoint, bucket, "", document, query=query)
         elif name in (Setting.VERSIONING, Setting.LOCK):
