@@ -5,6 +5,7 @@ What a stream did is read from the control catalog, where each window of it is k
 
 from contextlib import suppress
 from datetime import timedelta
+from uuid import UUID
 
 from prefect import runtime, task
 
@@ -20,6 +21,7 @@ from entrepot.objects.shipping import Shipping, Travels
 from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
+from entrepot.replication.stream.conflicts import ConflictBook
 from entrepot.replication.stream.engine import Ended, Route, Stream, forget_others
 from entrepot.store.retry import RetryPolicy
 from tasks.library import catalog, objects, run
@@ -76,9 +78,17 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
 
 
 async def _stream(route: Route) -> Stream:
-    def carrier(source: str, target: str) -> Shipping:
+    control = await catalog()
+
+    def carrier(source: str, target: str, job_id: UUID) -> Shipping:
+        book = ConflictBook(control, rule=route.rule, job_id=job_id)
         return Shipping(
-            objects, source=source, target=target, rule=route.rule, travels=_travels(route)
+            objects,
+            source=source,
+            target=target,
+            rule=route.rule,
+            travels=_travels(route),
+            met=None if route.is_one_way else book.met,
         )
 
     async def site_catalog(name: str) -> Catalog:
@@ -89,7 +99,7 @@ async def _stream(route: Route) -> Stream:
 
     return Stream(
         route,
-        await catalog(),
+        control,
         site_catalog,
         carrier,
         options=_options(),

@@ -30,7 +30,7 @@ from entrepot.codec.keys.ring import KeyRing
 from entrepot.codec.primitives import derive
 from entrepot.errors import BucketNotFound, RetryableError, Unavailable
 from entrepot.objects.lanes import Lane
-from entrepot.objects.settle import Outcome, Refusal, Verdict, settle
+from entrepot.objects.settle import Outcome, Overtook, Refusal, Verdict, settle
 from entrepot.stamp import AHEAD_MS, BOUND_MS, HybridClock
 from entrepot.store.protocol import Capability, Store
 
@@ -227,8 +227,8 @@ class Ground:
 
 def _answer(end: End, verdicts: Mapping[UUID, Verdict], seen: Seen) -> Verdict | Exception:
     write_id = end.intent.write_id
-    if write_id in seen.done:
-        return seen.done[write_id]
+    if (row := seen.done.get(write_id)) is not None:
+        return Overtook(row, None) if end.intent.kind is WriteKind.REPLICA else row
     verdict = verdicts.get(write_id)
     # Of a try that was rolled back only a refusal may stand: it promised nothing.
     if verdict is not None and (write_id in seen.intents or isinstance(verdict, Refusal)):

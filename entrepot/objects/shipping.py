@@ -13,14 +13,17 @@ from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import ObjectRow, WriteKind
 from entrepot.catalog.objects.outbox import Waiting
-from entrepot.catalog.objects.read import newest_versions
+from entrepot.catalog.objects.read import history_of, newest_versions
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import AlreadyExists, Unsupported
 from entrepot.objects.ground import Ground
+from entrepot.objects.lineage import contender
 from entrepot.objects.names import stored_key
-from entrepot.objects.receive import Received, Receiver
+from entrepot.objects.receive import Heed, Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
+from entrepot.replication.sites import Site
+from entrepot.replication.stream.conflicts import Met, Side
 from entrepot.store.protocol import Body
 
 OpenSite = Callable[[str], Awaitable[Objects]]
@@ -28,6 +31,9 @@ OpenSite = Callable[[str], Awaitable[Objects]]
 
 NEW = (WriteKind.PUT, WriteKind.COMPLETE)
 """Kinds of events whose version the target has not got in all likelihood."""
+
+WRITTEN = (*NEW, WriteKind.DELETE)
+"""Kinds of events that say that somebody wrote the key."""
 
 REMOVE = "remove"
 """The kind of event that says that a version was taken away for good."""
@@ -54,8 +60,10 @@ class Shipping:
         target: str,
         rule: str,
         travels: Travels = Travels(),
+        met: Met | None = None,
     ) -> None:
         self._open_site = open_site
+        self._met = met
         self._names = source, target
         self._travels = travels
         self._actor = f"stream of {rule} from {source}"
@@ -101,15 +109,52 @@ class Shipping:
 
         target = await _bucket_of(receiver.ground, item)
         is_new = item.kind in NEW
-        received = await receiver.receive(target, row, opener, at_once=is_new)
+        received = await receiver.receive(
+            target, row, opener, at_once=is_new, heed=self._heed(item, row, target)
+        )
         went = received in (Received.TAKEN, Received.QUARANTINED)
         return row.stored_bytes if went else 0
+
+    def _heed(self, item: Waiting, row: ObjectRow, target: Bucket) -> Heed | None:
+        """What looks for a conflict once the version is there."""
+        met = self._met
+        if met is None or item.kind not in WRITTEN:
+            return None
+
+        async def heed(before: ObjectRow | None) -> None:
+            source, here = [(await self._open_site(name)).ground for name in self._names]
+            before = before or await _before(here, target, row)
+            # Whoever lost to a write tells of it where it was made: once, then.
+            if before is None or before.stamp.site != here.site:
+                return
+            if before.is_delete_marker and not self._travels.delete_markers:
+                return
+            history = await history_of(source.catalog, bucket_id=item.bucket_id, key=row.key)
+            if (served := contender(row, before, history)) is not None:
+                sides = _side(source, served), _side(here, before)
+                await met(target.name, stored_key(row.key), *sides)
+
+        return heed
 
     async def _to(self) -> Receiver:
         ground = (await self._open_site(self._names[1])).ground
         if self._receiver is None or self._receiver.ground is not ground:
             self._receiver = Receiver(ground, actor=self._actor)
         return self._receiver
+
+
+async def _before(ground: Ground, bucket: Bucket, row: ObjectRow) -> ObjectRow | None:
+    """The newest of the site's own writes that are older than a version which came earlier."""
+    known = await history_of(ground.catalog, bucket_id=bucket.id, key=row.key)
+    older = (each for each in known if each.stamp < row.stamp and not each.is_quarantined)
+    is_served = any(each.stamp == row.stamp and not each.is_quarantined for each in known)
+    own = (each for each in older if each.stamp.site == ground.site)
+    return next(own, None) if is_served else None
+
+
+def _side(ground: Ground, row: ObjectRow) -> Side:
+    site = Site(ground.site, 0, ground.store, ground.capabilities)
+    return Side(site, row.version_id, row.stamp.time_ms, row.is_delete_marker)
 
 
 async def _bucket_of(ground: Ground, item: Waiting) -> Bucket:

@@ -180,6 +180,7 @@ def accepted(verdict: Verdict, *, bucket: str, key: str) -> ObjectRow:
     where = {"bucket": bucket, "key": key}
     if isinstance(verdict, ObjectRow):
         return verdict
+    assert isinstance(verdict, Refusal)
     if verdict is Refusal.CONDITION:
         raise PreconditionFailed("the object is not the one that was asked for", **where)
     if verdict is Refusal.CONFLICT:

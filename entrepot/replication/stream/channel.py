@@ -161,7 +161,9 @@ class Channel:
 
     async def _bring(self, events: Sequence[Waiting]) -> None:
         ids = [each.id for each in events]
-        if await self._carried(events[-1], ids):
+        # The first says what is new about it; of what is gone the last does, that it was removed.
+        item = events[-1] if events[-1].row is None else events[0]
+        if await self._carried(item, ids):
             self._ended += ids
             self._has_ended.set()
         else:
