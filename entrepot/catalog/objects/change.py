@@ -20,6 +20,10 @@ _PURGED = """
     INSERT INTO purges (bucket_id, key, version_id)
     VALUES (%(bucket_id)s, %(key)s, %(version_id)s) ON CONFLICT DO NOTHING
 """
+_IS_REMOVED = f"""
+    SELECT EXISTS (SELECT FROM purges WHERE {_WHERE})
+        OR EXISTS (SELECT FROM effects WHERE {_WHERE} AND kind = 'purge')
+"""
 _DROP_INTENT = f"DELETE FROM intents WHERE {_WHERE} AND kind = 'replica'"
 _ALTER = f"UPDATE versions SET attributes = CAST(%(attributes)s AS jsonb) WHERE {_WHERE}"
 
@@ -83,7 +87,8 @@ async def add_rows(
 ) -> int:
     """Take up versions that have no row yet; how many there were.
 
-    ``decide`` gets those without a row, and the newest versions of their keys.
+    ``decide`` gets those without a row, and the newest versions of their keys. What was removed
+    for good stays out, though the store may have it still, or had it when it was asked.
     """
     places = [(row.bucket_id, row.key) for row in rows]
     async with catalog.transaction() as transaction:
@@ -93,7 +98,11 @@ async def add_rows(
             for row in rows
         ]
         found = await transaction.at_once(*((_ONE, each) for each in names))
-        missing = [row for row, known in zip(rows, found, strict=True) if not known]
+        lacking = [row for row, known in zip(rows, found, strict=True) if not known]
+        named = [each for each, known in zip(names, found, strict=True) if not known]
+        asked = ((_IS_REMOVED, each) for each in named)
+        removed = await transaction.at_once(*asked) if named else []
+        missing = [row for row, [[is_out]] in zip(lacking, removed, strict=True) if not is_out]
         if missing:
             newest = await newest_of(transaction, places)
             await write(transaction, decide(missing, newest), recorder=recorder)
