@@ -11,7 +11,10 @@ from entrepot.catalog.lag import lag_of
 from entrepot.catalog.objects import outbox
 from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.clock import SYSTEM_CLOCK, new_id
-from entrepot.errors import Unavailable
+from entrepot.errors import PreconditionFailed, Unavailable
+from entrepot.objects import resolving
+from entrepot.objects.check import check
+from entrepot.objects.resolving import resolve_managed
 from entrepot.objects.shipping import Shipping
 from entrepot.objects.writes import Wish
 from entrepot.replication.conflicts import judged
@@ -27,6 +30,11 @@ from entrepot.store.protocol import Attributes
 from tests.objects.conftest import KINDS
 from tests.objects.worlds import new_bucket_name
 from tests.replication.stream.worlds import World, assert_equal, drained, route_over, running, until
+
+
+class Crash(Exception):
+    """A process that dies here."""
+
 
 SITES = ("site-a", "site-b", "site-c")
 
@@ -60,12 +68,13 @@ async def apart(world: World, bucket: str) -> None:
 async def written(world: World, site: str, bucket: str, key: str, body: bytes) -> ObjectRow:
     """A write, and no site will give a time as early as its own: their clocks run ahead a bit."""
     row = await world[site].put(bucket, key, body)
-
-    async def is_past() -> bool:
-        return SYSTEM_CLOCK.now().timestamp() * 1000 > row.stamp.time_ms + 1
-
-    await until(is_past)
+    await until(lambda: _past(world, bucket, site))
     return row
+
+
+async def _past(world: World, bucket: str, site: str) -> bool:
+    newest = max(row.stamp.time_ms for row in await world[site].versions(bucket))
+    return SYSTEM_CLOCK.now().timestamp() * 1000 > newest + 1
 
 
 async def _brought(world: World, bucket: str) -> bool:
@@ -211,3 +220,57 @@ async def test_three_sites_at_once(world: World) -> None:
     assert set(losers) == {row.version_id for row in rows[:2]} and len(losers) == 2
     winners = {each.contenders[each.winner]["version_id"] for each in found}
     assert rows[2].version_id in winners
+
+
+@pytest.mark.parametrize("lost", [b"lost", None])
+async def test_the_other_side_can_be_taken(
+    world: World, lost: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and stores agree at every site; killed before the ledger knows, and tried again, too."""
+    bucket = await world.bucket(new_bucket_name(), encrypted=True, compressed=True)
+    async with running(world.stream(route_over(bucket, SITES))):
+        await world["site-c"].put(bucket, "k", b"both knew")
+        await drained(world)
+    await apart(world, bucket)
+    if lost:
+        await world["site-b"].put(bucket, "k", lost)
+    else:
+        await world["site-b"].delete(bucket, "k")
+    await until(lambda: _past(world, bucket, "site-b"))
+    await world["site-a"].put(bucket, "k", b"won")
+    async with running(world.stream(route_over(bucket, SITES))):
+        await drained(world)
+        (row,) = await ledger(world, bucket)
+
+        async def die(*_: object, **__: object) -> None:
+            raise Crash
+
+        with monkeypatch.context() as patch:
+            patch.setattr(resolving, "resolve_conflict", die)
+            with pytest.raises(Crash):
+                await take(world, row, 1 - row.winner)
+        version_id = await take(world, row, 1 - row.winner)
+        await drained(world)
+        await assert_equal(world, bucket, count=4)
+        for each in world.sites.values():
+            [newest, *_] = await each.versions(bucket)
+            assert newest.version_id == version_id and newest.is_delete_marker is (lost is None)
+            found = await check(each.ground, await each.ground.bucket(bucket))
+            assert (found.orphan_count, found.missing_count) == (0, 0)
+        (row,) = await ledger(world, bucket)
+        assert (row.serves, row.taken, row.resolved_by) == (version_id, 1 - row.winner, "ada")
+        await take(world, row, row.winner)
+        await drained(world)
+        async with world["site-b"].get(bucket, "k") as body:
+            assert await body.read() == b"won"
+        (row,) = await ledger(world, bucket)
+        await world["site-c"].put(bucket, "k", b"since")
+        with pytest.raises(PreconditionFailed, match="written since"):
+            await take(world, row, 1 - row.winner)
+        await drained(world)
+    assert len(await ledger(world, bucket)) == 1
+
+
+async def take(world: World, conflict: Conflict, which: int) -> str:
+    how: dict[str, Any] = {"conflict": conflict, "taken": which, "by": "ada"}
+    return await resolve_managed(world.control, world.sites, **how)
