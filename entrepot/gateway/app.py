@@ -45,13 +45,13 @@ def create_app(
 
     Args:
         control: the control catalog.
-        sites: the site catalogs by site, for the usage metrics.
+        sites: the site catalogs by site, for usage and lag.
         prefect: the client of the Prefect server that runs the flows.
         sealer: opens the webhooks' secrets.
     """
     metrics = metrics or Metrics()
     facts = Facts(control=control, sites=sites, clock=clock)
-    api = make_api(control=control, prefect=prefect, metrics=metrics, clock=clock)
+    api = make_api(control=control, facts=facts, prefect=prefect, metrics=metrics, clock=clock)
     webhooks = Webhooks(control, prefect, sealer, metrics, clock, body_timeout_s)
 
     async def healthz(_: Request) -> Response:

@@ -10,8 +10,8 @@ from entrepot.gateway.sealing import Sealer
 
 CONTROL_POOL = 10
 """Deliveries wait for Prefect without a connection, so a few serve all of them."""
-SITE_POOL = 1
-"""One scrape reads at a time."""
+SITE_POOL = 2
+"""One scrape reads at a time, and somebody asks how things stand."""
 
 
 def assemble(config: Config) -> Starlette:
