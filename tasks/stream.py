@@ -14,17 +14,16 @@ from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.sites import list_sites
 from entrepot.catalog.streams import Window, windows
-from entrepot.clock import SYSTEM_CLOCK
 from entrepot.config import load
 from entrepot.errors import Fenced, RetryableError
 from entrepot.objects.shipping import Shipping, Travels
-from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
 from entrepot.replication.stream.conflicts import ConflictBook
 from entrepot.replication.stream.engine import Ended, Route, Stream, forget_others
+from entrepot.replication.stream.pace import Pace
 from entrepot.store.retry import RetryPolicy
-from tasks.library import catalog, objects, run
+from tasks.library import catalog, objects, run, standing
 from tasks.replication import RETRY, SHORT_S
 
 
@@ -37,9 +36,7 @@ def routes_of(rule: str) -> tuple[Route, ...]:
 
 
 async def _routes(rule: str) -> tuple[Route, ...]:
-    now = SYSTEM_CLOCK.now()
-    known = [each for each in await _streamed() if rule in ("", each.name)]
-    return tuple(Route.of(each) for each in known if not isinstance(may_run(each, now), Wait))
+    return tuple(Route.of(each) for each in await _streamed() if rule in ("", each.name))
 
 
 async def _streamed() -> tuple[Rule, ...]:
@@ -79,6 +76,7 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
 
 async def _stream(route: Route) -> Stream:
     control = await catalog()
+    pace = Pace(await standing(route.rule))
 
     def carrier(source: str, target: str, job_id: UUID) -> Shipping:
         book = ConflictBook(control, rule=route.rule, job_id=job_id)
@@ -89,6 +87,7 @@ async def _stream(route: Route) -> Stream:
             rule=route.rule,
             travels=_travels(route),
             met=None if route.is_one_way else book.met,
+            purse=pace,
         )
 
     async def site_catalog(name: str) -> Catalog:
@@ -104,6 +103,7 @@ async def _stream(route: Route) -> Stream:
         carrier,
         options=_options(),
         route_now=route_now,
+        resting=pace.is_resting,
     )
 
 

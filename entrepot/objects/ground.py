@@ -6,7 +6,9 @@ once and its statements are shared by all callers of a moment.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Self
 from uuid import UUID
 
 from entrepot.catalog.buckets import Bucket, get_bucket
@@ -105,6 +107,12 @@ class Ground:
         self.intents = Lane(self._begin)
         self.ends = Lane(self._end, patience_s=END_PATIENCE_S, expected=self._half_of_writers)
         self.lookups = Lane(self._look_up, patience_s=LOOKUP_PATIENCE_S)
+
+    def through(self, store: Store) -> Self:
+        """The same site, its store asked through a wrapper; all else is shared."""
+        other = copy(self)
+        other.store = store
+        return other
 
     def _half_of_writers(self) -> int:
         return len(self.under_way) // 2

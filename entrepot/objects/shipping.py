@@ -25,6 +25,7 @@ from entrepot.objects.service import Objects
 from entrepot.replication.sites import Site
 from entrepot.replication.stream.conflicts import Met, Side
 from entrepot.store.protocol import Body
+from entrepot.store.throttle import Purse, ThrottledStore
 
 OpenSite = Callable[[str], Awaitable[Objects]]
 """The objects of a site, opened once however often they are asked for."""
@@ -50,7 +51,11 @@ class Travels:
 
 
 class Shipping:
-    """One direction of a rule; see ``replication.stream.channel.Carrier``."""
+    """One direction of a rule; see ``replication.stream.channel.Carrier``.
+
+    ``met`` is told of conflicts; ``purse`` is asked before each request that brings something, and
+    for the bytes.
+    """
 
     def __init__(
         self,
@@ -61,9 +66,12 @@ class Shipping:
         rule: str,
         travels: Travels = Travels(),
         met: Met | None = None,
+        purse: Purse | None = None,
     ) -> None:
         self._open_site = open_site
         self._met = met
+        self._purse = purse
+        self._grounds: dict[str, tuple[Ground, Ground]] = {}
         self._names = source, target
         self._travels = travels
         self._actor = f"stream of {rule} from {source}"
@@ -101,7 +109,7 @@ class Shipping:
         return await self._send(item.bucket, _travelling(item.row, self._travels), item)
 
     async def _send(self, bucket: str, row: ObjectRow, item: Waiting) -> int:
-        source = (await self._open_site(self._names[0])).ground
+        source = await self._ground(self._names[0])
         receiver = await self._to()
 
         def opener() -> AbstractAsyncContextManager[Body]:
@@ -122,7 +130,7 @@ class Shipping:
             return None
 
         async def heed(before: ObjectRow | None) -> None:
-            source, here = [(await self._open_site(name)).ground for name in self._names]
+            source, here = [await self._ground(name) for name in self._names]
             before = before or await _before(here, target, row)
             # Whoever lost to a write tells of it where it was made: once, then.
             if before is None or before.stamp.site != here.site:
@@ -136,8 +144,18 @@ class Shipping:
 
         return heed
 
+    async def _ground(self, name: str) -> Ground:
+        """The site, whose store is paid for where the rule has limits."""
+        ground = (await self._open_site(name)).ground
+        if self._purse is None:
+            return ground
+        if name not in self._grounds or self._grounds[name][0] is not ground:
+            paid = ground.through(ThrottledStore(ground.store, self._purse))
+            self._grounds[name] = ground, paid
+        return self._grounds[name][1]
+
     async def _to(self) -> Receiver:
-        ground = (await self._open_site(self._names[1])).ground
+        ground = await self._ground(self._names[1])
         if self._receiver is None or self._receiver.ground is not ground:
             self._receiver = Receiver(ground, actor=self._actor)
         return self._receiver

@@ -109,6 +109,8 @@ class Stream:
     clock: Clock = SYSTEM_CLOCK
     route_now: Callable[[], Awaitable[Route | None]] | None = None
     """The route as the rule is now; another one, or None, ends the stream."""
+    resting: Callable[[], bool] = lambda: False
+    """Whether the rule may not run now: the stream stays, and brings nothing."""
     channels: dict[Direction, Channel] = field(default_factory=dict)
 
     async def run(
@@ -152,6 +154,7 @@ class Stream:
                 self.carrier_of(each.source, each.target, job_id),
                 options=self.options,
                 guard=guard,
+                resting=self.resting,
             )
         working = [asyncio.create_task(each.run()) for each in self.channels.values()]
         async with AsyncExitStack() as stack:

@@ -19,6 +19,7 @@ from entrepot.objects.shipping import Shipping, Travels
 from entrepot.replication.stream.channel import Options
 from entrepot.replication.stream.conflicts import ConflictBook
 from entrepot.replication.stream.engine import Route, Stream, subscribe_site
+from entrepot.replication.stream.pace import Pace
 from entrepot.store.protocol import Store
 from entrepot.store.retry import RetryPolicy
 from tests.objects.worlds import ALL, SLOW, key_ring
@@ -76,6 +77,7 @@ class World:
         *,
         open_site: Callable[[str], Any] | None = None,
         options: Options = QUICK,
+        pace: Pace | None = None,
         **how: Any,
     ) -> Stream:
         opening = open_site or self.open_site
@@ -88,13 +90,14 @@ class World:
                 rule=route.rule,
                 travels=self.travels,
                 met=ConflictBook(stream.control, rule=route.rule, job_id=job_id).met,
+                purse=pace,
             )
 
         async def catalog(site: str) -> Catalog:
             found: Catalog = (await opening(site)).ground.catalog
             return found
 
-        how = {"window_s": 0.2} | how
+        how = {"window_s": 0.2} | ({"resting": pace.is_resting} if pace else {}) | how
         stream = Stream(route, self.control, catalog, carrier, options=options, **how)
         return stream
 
