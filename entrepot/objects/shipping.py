@@ -24,7 +24,8 @@ from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.replication.sites import Site
 from entrepot.replication.stream.conflicts import Met, Side
-from entrepot.store.protocol import Body
+from entrepot.store.protocol import Body, Store
+from entrepot.store.retry import RetryStore
 from entrepot.store.throttle import Purse, ThrottledStore
 
 OpenSite = Callable[[str], Awaitable[Objects]]
@@ -150,8 +151,7 @@ class Shipping:
         if self._purse is None:
             return ground
         if name not in self._grounds or self._grounds[name][0] is not ground:
-            paid = ground.through(ThrottledStore(ground.store, self._purse))
-            self._grounds[name] = ground, paid
+            self._grounds[name] = ground, ground.through(_paid(ground.store, self._purse))
         return self._grounds[name][1]
 
     async def _to(self) -> Receiver:
@@ -159,6 +159,13 @@ class Shipping:
         if self._receiver is None or self._receiver.ground is not ground:
             self._receiver = Receiver(ground, actor=self._actor)
         return self._receiver
+
+
+def _paid(store: Store, purse: Purse) -> Store:
+    """Each try is paid for."""
+    if isinstance(store, RetryStore):
+        return store.over(lambda below: ThrottledStore(below, purse))
+    return ThrottledStore(store, purse)
 
 
 async def _before(ground: Ground, bucket: Bucket, row: ObjectRow) -> ObjectRow | None:
