@@ -14,9 +14,11 @@ from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.sites import list_sites
 from entrepot.catalog.streams import Window, windows
+from entrepot.clock import SYSTEM_CLOCK
 from entrepot.config import load
-from entrepot.errors import Fenced, RetryableError
+from entrepot.errors import Fenced, NotFound, RetryableError
 from entrepot.objects.shipping import Shipping, Travels
+from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
 from entrepot.replication.stream.conflicts import ConflictBook
@@ -36,7 +38,10 @@ def routes_of(rule: str) -> tuple[Route, ...]:
 
 
 async def _routes(rule: str) -> tuple[Route, ...]:
-    return tuple(Route.of(each) for each in await _streamed() if rule in ("", each.name))
+    now = SYSTEM_CLOCK.now()
+    known = [each for each in await _streamed() if rule in ("", each.name)]
+    known.sort(key=lambda each: isinstance(may_run(each, now), Wait))  # who rests comes last
+    return tuple(map(Route.of, known))
 
 
 async def _streamed() -> tuple[Rule, ...]:
@@ -65,11 +70,12 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
     who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
 
     async def work() -> tuple[Counts, Ended]:
-        stream = await _stream(route)
         try:
-            return await stream.run(for_s=for_s, **who)
+            return await (await _stream(route)).run(for_s=for_s, **who)
         except Fenced:  # another run works on it
             return Counts(), Ended.HEIR
+        except NotFound:  # the rule was removed just now
+            return Counts(), Ended.CHANGED
 
     return run(work())
 

@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from entrepot.catalog.conflicts import Conflict, NewConflict, list_conflicts, record_conflicts
+from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lag import lag_of
 from entrepot.catalog.objects import outbox
 from entrepot.catalog.objects.facts import ObjectRow
+from entrepot.catalog.streams import windows
 from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.errors import PreconditionFailed, Unavailable
 from entrepot.objects import resolving
@@ -27,9 +30,18 @@ from entrepot.replication.stream.conflicts import ConflictBook
 from entrepot.replication.stream.engine import subscribe_site
 from entrepot.replication.view import see
 from entrepot.store.protocol import Attributes
+from entrepot.testing.proxy import BreakableProxy
 from tests.objects.conftest import KINDS
 from tests.objects.worlds import new_bucket_name
-from tests.replication.stream.worlds import World, assert_equal, drained, route_over, running, until
+from tests.replication.stream.worlds import (
+    World,
+    assert_equal,
+    counted,
+    drained,
+    route_over,
+    running,
+    until,
+)
 
 
 class Crash(Exception):
@@ -206,6 +218,49 @@ async def test_who_dies_before_it_is_told_leaves_it_to_the_next(world: World) ->
         await drained(world)
     (row,) = await ledger(world, bucket)
     assert {each["version_id"] for each in row.contenders} == {lost.version_id, won.version_id}
+
+
+async def test_the_control_catalog_is_waited_for(world: World) -> None:
+    """The version is there and read; its event waits until the ledger has the conflict."""
+    bucket = await world.bucket(new_bucket_name())
+    await apart(world, bucket)
+    port = make_url(world.dsn).port
+    assert port
+    async with (
+        BreakableProxy("127.0.0.1", port) as proxy,
+        Catalog.open(make_url(world.dsn).set(port=proxy.port).render_as_string(False)) as control,
+    ):
+        rests = [True]
+        stream = world.stream(route_over(bucket, SITES), resting=lambda: rests[0])
+        stream.control = control
+        await written(world, "site-b", bucket, "k", b"lost")
+        won = await world["site-a"].put(bucket, "k", b"won")
+        async with running(stream):
+            await until(lambda: _is_claimed(world, bucket))
+            await proxy.refuse()
+            rests[0] = False
+            await until(lambda: _serves(world, bucket, won))
+            await until(lambda: _waits_alone(world))
+            await proxy.heal()
+            await drained(world)
+    assert all(
+        [await counted(each.ground.catalog, "dead_letters") == 0 for each in world.sites.values()]
+    )
+    assert len(await ledger(world, bucket)) == 1
+
+
+async def _is_claimed(world: World, bucket: str) -> bool:
+    return bool(await windows(world.control, bucket))
+
+
+async def _serves(world: World, bucket: str, row: ObjectRow) -> bool:
+    found = [await each.versions(bucket) for each in world.sites.values()]
+    return all(rows and rows[0].version_id == row.version_id for rows in found)
+
+
+async def _waits_alone(world: World) -> bool:
+    """All else was brought."""
+    return await world.backlog() == 1
 
 
 async def test_three_sites_at_once(world: World) -> None:
