@@ -172,7 +172,7 @@ async def test_a_rule_that_a_site_cannot_keep(both: Caller, rule: str, control: 
     body = {"buckets": ["photos"], "sites": ["site-a", "site-c"]}
     status, said = await both.says("PUT", f"{RULES}/{rule}", json=body)
     assert (status, said["error"]) == (422, "invalid") and "no such site" in said["message"]
-    await upsert_site(control, name="site-c", endpoint="http://c", region="", rank=70)
+    await upsert_site(control, name="site-c", endpoint="http://c", region="", rank=7)
     status, said = await both.says("PUT", f"{RULES}/{rule}", json=body)
     assert (status, said["error"]) == (422, "unsupported")
     assert "site-c was not probed" in said["message"]
