@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
+from uuid import UUID
 
 import click
 import uvloop
@@ -30,6 +31,7 @@ from entrepot.errors import NotFound
 from entrepot.objects.ground import Ground
 from entrepot.objects.service import Objects
 from entrepot.objects.shipping import Shipping
+from entrepot.replication.stream.conflicts import ConflictBook
 from entrepot.replication.stream.engine import Route, Stream
 from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryStore
@@ -102,8 +104,9 @@ async def stream(work: Work) -> None:
         async def open_catalog(name: str) -> Catalog:
             return opened[name].ground.catalog
 
-        def carrier(source: str, target: str) -> Shipping:
-            return Shipping(open_site, source=source, target=target, rule=RULE)
+        def carrier(source: str, target: str, job_id: UUID) -> Shipping:
+            met = ConflictBook(control, rule=RULE, job_id=job_id).met
+            return Shipping(open_site, source=source, target=target, rule=RULE, met=met)
 
         route = Route(RULE, (work.bucket,), "", SITES, SITES)
         running = asyncio.create_task(

@@ -92,7 +92,7 @@ async def standing(rule: str) -> Standing:
     """The rule as it stands, watched once a process for all its tasks."""
     control = await catalog()
     found = await get_rule(control, name=rule)
-    if rule not in _standing:
+    if rule not in _standing or _standing[rule].is_gone:  # it may have been added anew
         _standing[rule] = Standing(control, found)
         await _opened.enter_async_context(_standing[rule])
     return _standing[rule]

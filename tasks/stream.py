@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
+from uuid import UUID
 
 from prefect import get_run_logger, runtime, task
 
@@ -20,17 +21,19 @@ from entrepot.catalog.states import BucketMode
 from entrepot.catalog.streams import Window, windows
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.config import load
-from entrepot.errors import Fenced, PermanentError, RetryableError
+from entrepot.errors import Fenced, NotFound, PermanentError, RetryableError
 from entrepot.objects.adopted import follow
 from entrepot.objects.ground import Ground
 from entrepot.objects.shipping import Shipping, Travels
 from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.stream.channel import Counts, Options
+from entrepot.replication.stream.conflicts import ConflictBook
 from entrepot.replication.stream.engine import KIND, Ended, Route, Stream, forget_others
+from entrepot.replication.stream.pace import Pace
 from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy
-from tasks.library import catalog, objects, run
+from tasks.library import catalog, objects, run, standing
 from tasks.replication import RETRY, SHORT_S
 
 
@@ -56,11 +59,8 @@ async def _routes(rule: str) -> tuple[Route, ...]:
     sites = await list_sites(await catalog())
     minting = [site.name for site in sites if not site.can(Capability.ORIGIN)]
     known = [each for each in await _streamed() if rule in ("", each.name)]
-    return tuple(
-        Route.of(each, minting=minting)
-        for each in known
-        if not isinstance(may_run(each, now), Wait)
-    )
+    known.sort(key=lambda each: isinstance(may_run(each, now), Wait))  # who rests comes last
+    return tuple(Route.of(each, minting=minting) for each in known)
 
 
 async def _streamed() -> tuple[Rule, ...]:
@@ -91,12 +91,13 @@ def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
     log = get_run_logger()
 
     async def work() -> tuple[Counts, Ended]:
-        stream = await _stream(route)
         following = asyncio.create_task(_follow(route, log.warning))  # a site may be away
         try:
-            return await stream.run(for_s=for_s, **who)
+            return await (await _stream(route)).run(for_s=for_s, **who)
         except Fenced:  # another run works on it
             return Counts(), Ended.HEIR
+        except NotFound:  # the rule was removed just now
+            return Counts(), Ended.CHANGED
         finally:
             following.cancel()
 
@@ -127,9 +128,19 @@ async def _follow_at(ground: Ground, buckets: Iterable[str]) -> list[str]:
 
 
 async def _stream(route: Route) -> Stream:
-    def carrier(source: str, target: str) -> Shipping:
+    control = await catalog()
+    pace = Pace(await standing(route.rule))
+
+    def carrier(source: str, target: str, job_id: UUID) -> Shipping:
+        book = ConflictBook(control, rule=route.rule, job_id=job_id)
         return Shipping(
-            objects, source=source, target=target, rule=route.rule, travels=_travels(route)
+            objects,
+            source=source,
+            target=target,
+            rule=route.rule,
+            travels=_travels(route),
+            met=None if route.is_one_way else book.met,
+            purse=pace,
         )
 
     async def site_catalog(name: str) -> Catalog:
@@ -140,11 +151,12 @@ async def _stream(route: Route) -> Stream:
 
     return Stream(
         route,
-        await catalog(),
+        control,
         site_catalog,
         carrier,
         options=_options(),
         route_now=route_now,
+        resting=pace.is_resting,
     )
 
 

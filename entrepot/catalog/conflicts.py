@@ -111,6 +111,20 @@ async def record_conflicts(
             await connection.execute(insert(t.Conflict).on_conflict_do_nothing(), new)
 
 
+async def has_lost(catalog: Catalog, *, bucket: str, key: str, identity: str) -> bool:
+    """Whether a conflict is recorded which that write lost; it loses its place only once."""
+    query = select(t.Conflict.contenders, t.Conflict.winner).where(
+        t.Conflict.bucket == bucket, t.Conflict.key == key
+    )
+    async with catalog.begin() as connection:
+        return any(
+            str(each["identity"]) == identity
+            for contenders, winner in await connection.execute(query)
+            for number, each in enumerate(contenders["list"])
+            if number != winner
+        )
+
+
 def _identities(contenders: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(str(each["identity"]) for each in contenders)
 

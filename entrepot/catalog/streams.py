@@ -1,6 +1,6 @@
 """What a rule's stream did, window by window, for a day; and whether another run waits for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,6 +34,12 @@ _PRUNE = text("DELETE FROM stream_windows WHERE rule = :rule AND at < clock_time
 _READ = text("""
     SELECT rule, at, seconds, shipped, shipped_bytes, errors, depth, dead, lag_ms
     FROM stream_windows WHERE rule = :rule AND at > clock_timestamp() - :within ORDER BY at
+""")
+_LAST = text("""
+    SELECT w.rule, w.at, w.seconds, w.shipped, w.shipped_bytes, w.errors, w.depth, w.dead, w.lag_ms
+    FROM unnest(CAST(:rules AS text[])) AS r (name) CROSS JOIN LATERAL (
+        SELECT * FROM stream_windows WHERE rule = r.name ORDER BY at DESC LIMIT 1
+    ) w
 """)
 
 
@@ -112,3 +118,10 @@ async def windows(control: Catalog, rule: str, *, within: timedelta = KEEP) -> t
     async with control.begin() as connection:
         found = await connection.execute(_READ, {"rule": rule, "within": within})
         return tuple(Window(*row) for row in found)
+
+
+async def last_windows(control: Catalog, rules: Sequence[str]) -> dict[str, Window]:
+    """The newest window of each of these rules that ever had one within a day."""
+    async with control.begin() as connection:
+        found = await connection.execute(_LAST, {"rules": list(rules)})
+        return {row.rule: Window(*row) for row in found}

@@ -47,14 +47,14 @@ def create_app(
 
     Args:
         control: the control catalog.
-        sites: the site catalogs by site, for the usage metrics.
+        sites: the site catalogs by site, for usage and lag.
         prefect: the client of the Prefect server that runs the flows.
         sealer: opens the webhooks' secrets.
         senders: the sites whose stores may send bucket notifications.
     """
     metrics = metrics or Metrics()
     facts = Facts(control=control, sites=sites, clock=clock)
-    api = make_api(control=control, prefect=prefect, metrics=metrics, clock=clock)
+    api = make_api(control=control, facts=facts, prefect=prefect, metrics=metrics, clock=clock)
     webhooks = Webhooks(control, prefect, sealer, metrics, clock, body_timeout_s)
     notifications = Notifications(senders or {}, metrics, body_timeout_s)
 

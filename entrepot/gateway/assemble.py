@@ -14,8 +14,8 @@ from entrepot.objects.open import open_ground
 
 CONTROL_POOL = 10
 """Deliveries wait for Prefect without a connection, so a few serve all of them."""
-SITE_POOL = 1
-"""One scrape reads at a time."""
+SITE_POOL = 2
+"""One scrape reads at a time, and somebody asks how things stand."""
 
 
 def assemble(config: Config) -> Starlette:

@@ -60,17 +60,21 @@ class Facts:
                 self._read_at = self._clock.monotonic()
             return self._samples
 
+    async def lags(self) -> dict[str, tuple[Lag, ...] | None]:
+        """What each site has not brought to others, read now; None where it does not answer."""
+        found = await asyncio.gather(
+            *(_limited(lag_from(catalog, site=site)) for site, catalog in self._sites.items())
+        )
+        return dict(zip(self._sites, found, strict=True))
+
     async def _fresh(self) -> tuple[Sample, ...]:
         samples: list[Sample] = []
         reading = asyncio.create_task(_limited(_jobs(self._control)))
-        lagging = [
-            asyncio.create_task(_limited(lag_from(catalog, site=site)))
-            for site, catalog in self._sites.items()
-        ]
+        lagging = asyncio.create_task(self.lags())
         usages = await asyncio.gather(
             *(_limited(_usage(catalog)) for catalog in self._sites.values())
         )
-        for lags in await asyncio.gather(*lagging):
+        for lags in (await lagging).values():
             samples += _lags(lags or ())
         jobs = await reading
         samples += [Sample(FACTS_UP, ("control",), float(jobs is not None)), *(jobs or ())]

@@ -6,7 +6,9 @@ once and its statements are shared by all callers of a moment.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Self
 from uuid import UUID
 
 from entrepot.catalog.buckets import Bucket, get_bucket
@@ -30,7 +32,7 @@ from entrepot.codec.keys.ring import KeyRing
 from entrepot.codec.primitives import derive
 from entrepot.errors import BucketNotFound, RetryableError, Unavailable
 from entrepot.objects.lanes import Lane
-from entrepot.objects.settle import Outcome, Refusal, Verdict, settle
+from entrepot.objects.settle import Outcome, Overtook, Refusal, Verdict, settle
 from entrepot.stamp import AHEAD_MS, BOUND_MS, HybridClock
 from entrepot.store.protocol import Capability, Store
 
@@ -108,6 +110,12 @@ class Ground:
         self.intents = Lane(self._begin)
         self.ends = Lane(self._end, patience_s=END_PATIENCE_S, expected=self._half_of_writers)
         self.lookups = Lane(self._look_up, patience_s=LOOKUP_PATIENCE_S)
+
+    def through(self, store: Store) -> Self:
+        """The same site, its store asked through a wrapper; all else is shared."""
+        other = copy(self)
+        other.store = store
+        return other
 
     def _half_of_writers(self) -> int:
         return len(self.under_way) // 2
@@ -230,8 +238,8 @@ class Ground:
 
 def _answer(end: End, verdicts: Mapping[UUID, Verdict], seen: Seen) -> Verdict | Exception:
     write_id = end.intent.write_id
-    if write_id in seen.done:
-        return seen.done[write_id]
+    if (row := seen.done.get(write_id)) is not None:
+        return Overtook(row, None) if end.intent.kind is WriteKind.REPLICA else row
     verdict = verdicts.get(write_id)
     # Of a try that was rolled back only a refusal may stand: it promised nothing.
     if verdict is not None and (write_id in seen.intents or isinstance(verdict, Refusal)):

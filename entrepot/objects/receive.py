@@ -38,7 +38,7 @@ from entrepot.objects.ground import End, Ground
 from entrepot.objects.lanes import Lane
 from entrepot.objects.names import stored_key
 from entrepot.objects.removal import HELD, TAGGED, alter, carry_out, remove_version, tell_lock
-from entrepot.objects.settle import Outcome, replica_of
+from entrepot.objects.settle import Outcome, Overtook, replica_of
 from entrepot.stamp import Stamp
 from entrepot.store.locks import UNLOCKED
 from entrepot.store.protocol import Attributes, Body, Origin, Source, Version
@@ -48,6 +48,11 @@ SMALL_BYTES = 1 << 20
 
 Opener = Callable[[], AbstractAsyncContextManager[Body]]
 """Opens the stored bytes of a version where it comes from."""
+
+Heed = Callable[[ObjectRow | None], Awaitable[None]]
+"""Is told of the version that an arrival took the place of, where that is not its parent; None
+where the arrival is an old one, so that nobody knows any more.
+"""
 
 
 class Received(StrEnum):
@@ -81,12 +86,19 @@ class Receiver:
         self._begins: Lane[_Coming, _Begun] = Lane(self._begin)
 
     async def receive(
-        self, bucket: Bucket, row: ObjectRow, opener: Opener, *, at_once: bool = False
+        self,
+        bucket: Bucket,
+        row: ObjectRow,
+        opener: Opener,
+        *,
+        at_once: bool = False,
+        heed: Heed | None = None,
     ) -> Received:
         """Take a version in; ``row`` is the one of the site that it comes from.
 
         ``at_once``: a small body is read while the catalog is asked, since it is not here in all
-        likelihood. Raises ``Unsupported`` where it is locked and the bucket here cannot be.
+        likelihood. ``heed`` has returned when this does. Raises ``Unsupported`` where it is locked
+        and the bucket here cannot be.
         """
         reading = None
         if at_once and row.stored_bytes <= SMALL_BYTES and not row.is_delete_marker:
@@ -94,12 +106,14 @@ class Receiver:
         try:
             begun = await self._begins.submit(_Coming(bucket, row))
             if begun.known.standing is Standing.BEGUN:
-                return await self._take(bucket, row, reading or opener, begun.intent)
+                return await self._take(bucket, row, reading or opener, begun.intent, heed)
         finally:
             if reading is not None:
                 reading.cancel()
                 await asyncio.wait([reading])
         if begun.known.attributes is not None:
+            if heed is not None:
+                await heed(None)
             return await self._merge(bucket, row, begun.known.attributes)
         # An earlier try may have left its bytes.
         name = stored_key(row.key)
@@ -130,12 +144,17 @@ class Receiver:
         row: ObjectRow,
         content: "Opener | asyncio.Task[_Read]",
         intent: Intent,
+        heed: Heed | None,
     ) -> Received:
         try:
             await self._store(bucket, row, content)
             verdict = await self.ground.ends.submit(End(intent, Outcome()))
         finally:
             self.ground.under_way.discard(intent.write_id)
+        if isinstance(verdict, Overtook):
+            if heed is not None:
+                await heed(verdict.before)
+            verdict = verdict.row
         if not isinstance(verdict, ObjectRow):
             return Received.TAKEN
         if verdict.attributes != row.attributes:  # another receiver brought them later, or earlier

@@ -27,7 +27,7 @@ from entrepot.objects.names import stored_key
 from entrepot.objects.reads import find_in_store, row_of
 from entrepot.objects.receive import arrived
 from entrepot.objects.removal import carry_out
-from entrepot.objects.settle import Outcome
+from entrepot.objects.settle import Outcome, Overtook
 from entrepot.objects.uploads import clean
 from entrepot.store.marks import mark_of
 from entrepot.store.protocol import Version
@@ -84,7 +84,7 @@ async def _end(ground: Ground, bucket: Bucket | None, intent: Intent) -> bool:
         await drop(ground.catalog, [intent.write_id])
     elif intent.kind is WriteKind.COMPLETE:
         await clean(ground, intent.write_id)
-    return isinstance(verdict, ObjectRow)
+    return isinstance(verdict, ObjectRow | Overtook)
 
 
 async def _outcome(ground: Ground, bucket: Bucket, intent: Intent) -> Outcome | None:

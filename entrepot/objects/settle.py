@@ -47,7 +47,17 @@ class Outcome:
     is_damaged: bool = False
 
 
-Verdict = ObjectRow | Refusal
+@dataclass(frozen=True, slots=True)
+class Overtook:
+    """A version of another site that is served now, and the one before it that its writer had not
+    seen, as far as ``row.parent`` tells; None where it was committed earlier, and nobody knows.
+    """
+
+    row: ObjectRow
+    before: ObjectRow | None
+
+
+Verdict = ObjectRow | Overtook | Refusal
 
 
 @dataclass(slots=True)
@@ -79,6 +89,8 @@ def settle(seen: Seen, outcomes: Mapping[UUID, Outcome]) -> tuple[Changes, Mappi
             _enter(book, verdict, kind=intent.kind, actor=actor, is_replica=is_replica)
             if not verdict.is_quarantined and (before is None or before.stamp < verdict.stamp):
                 newest[place] = verdict
+                if is_replica and before is not None and before.stamp != verdict.parent:
+                    verdicts[intent.write_id] = Overtook(verdict, before)
         else:
             _turn_away(book, intent, verdict)
     current = _moved(seen.newest, newest, book)
@@ -87,7 +99,7 @@ def settle(seen: Seen, outcomes: Mapping[UUID, Outcome]) -> tuple[Changes, Mappi
 
 def _verdict(
     intent: Intent, outcome: Outcome, before: ObjectRow | None, behind_ms: int | None
-) -> Verdict:
+) -> ObjectRow | Refusal:
     if outcome.is_damaged:
         return Refusal.DAMAGED
     if intent.kind is WriteKind.REPLICA:

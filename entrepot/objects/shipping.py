@@ -14,23 +14,31 @@ from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import ObjectRow, WriteKind
 from entrepot.catalog.objects.outbox import Waiting
-from entrepot.catalog.objects.read import newest_versions
+from entrepot.catalog.objects.read import history_of, newest_versions
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import AlreadyExists, Unsupported
 from entrepot.objects.copies import Copier
 from entrepot.objects.ground import Ground
+from entrepot.objects.lineage import contender
 from entrepot.objects.names import stored_key
-from entrepot.objects.receive import Received, Receiver
+from entrepot.objects.receive import Heed, Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.replication.policy import Travel
-from entrepot.store.protocol import Body
+from entrepot.replication.sites import Site
+from entrepot.replication.stream.conflicts import Met, Side
+from entrepot.store.protocol import Body, Store
+from entrepot.store.retry import RetryStore
+from entrepot.store.throttle import Purse, ThrottledStore
 
 OpenSite = Callable[[str], Awaitable[Objects]]
 """The objects of a site, opened once however often they are asked for."""
 
 NEW = (WriteKind.PUT, WriteKind.COMPLETE)
 """Kinds of events whose version the target has not got in all likelihood."""
+
+WRITTEN = (*NEW, WriteKind.DELETE)
+"""Kinds of events that say that somebody wrote the key."""
 
 REMOVE = "remove"
 """The kind of event that says that a version was taken away for good."""
@@ -47,7 +55,11 @@ class Travels:
 
 
 class Shipping:
-    """One direction of a rule; see ``replication.stream.channel.Carrier``."""
+    """One direction of a rule; see ``replication.stream.channel.Carrier``.
+
+    ``met`` is told of conflicts; ``purse`` is asked before each request that brings something, and
+    for the bytes.
+    """
 
     def __init__(
         self,
@@ -57,8 +69,13 @@ class Shipping:
         target: str,
         rule: str,
         travels: Travels = Travels(),
+        met: Met | None = None,
+        purse: Purse | None = None,
     ) -> None:
         self._open_site = open_site
+        self._met = met
+        self._purse = purse
+        self._grounds: dict[str, tuple[Ground, Ground]] = {}
         self._names = source, target
         self._travels = travels
         self._actor = f"stream of {rule} from {source}"
@@ -84,7 +101,7 @@ class Shipping:
         """Make the target have the version as it is at the source now; the bytes that went."""
         if item.bucket is None or not self._goes(item):  # dropped, and all that was in it
             return 0
-        source = (await self._open_site(self._names[0])).ground
+        source = await self._ground(self._names[0])
         receiver = await self._to()
         bucket = await _bucket_of(receiver.ground, item, await source.bucket(item.bucket))
         row = item.row
@@ -120,15 +137,68 @@ class Shipping:
 
         is_new = item.kind in NEW
         receiver = await self._to()
-        received = await receiver.receive(target, row, opener, at_once=is_new)
+        received = await receiver.receive(
+            target, row, opener, at_once=is_new, heed=self._heed(item, row, target)
+        )
         went = received in (Received.TAKEN, Received.QUARANTINED)
         return row.stored_bytes if went else 0
 
+    def _heed(self, item: Waiting, row: ObjectRow, target: Bucket) -> Heed | None:
+        """What looks for a conflict once the version is there."""
+        met = self._met
+        if met is None or item.kind not in WRITTEN:
+            return None
+
+        async def heed(before: ObjectRow | None) -> None:
+            source, here = [await self._ground(name) for name in self._names]
+            before = before or await _before(here, target, row)
+            # Whoever lost to a write tells of it where it was made: once, then.
+            if before is None or before.stamp.site != here.site:
+                return
+            if before.is_delete_marker and not self._travels.delete_markers:
+                return
+            history = await history_of(source.catalog, bucket_id=item.bucket_id, key=row.key)
+            if (served := contender(row, before, history)) is not None:
+                sides = _side(source, served), _side(here, before)
+                await met(target.name, stored_key(row.key), *sides)
+
+        return heed
+
+    async def _ground(self, name: str) -> Ground:
+        """The site, whose store is paid for where the rule has limits."""
+        ground = (await self._open_site(name)).ground
+        if self._purse is None:
+            return ground
+        if name not in self._grounds or self._grounds[name][0] is not ground:
+            self._grounds[name] = ground, ground.through(_paid(ground.store, self._purse))
+        return self._grounds[name][1]
+
     async def _to(self) -> Receiver:
-        ground = (await self._open_site(self._names[1])).ground
+        ground = await self._ground(self._names[1])
         if self._receiver is None or self._receiver.ground is not ground:
             self._receiver = Receiver(ground, actor=self._actor)
         return self._receiver
+
+
+def _paid(store: Store, purse: Purse) -> Store:
+    """Each try is paid for."""
+    if isinstance(store, RetryStore):
+        return store.over(lambda below: ThrottledStore(below, purse))
+    return ThrottledStore(store, purse)
+
+
+async def _before(ground: Ground, bucket: Bucket, row: ObjectRow) -> ObjectRow | None:
+    """The newest of the site's own writes that are older than a version which came earlier."""
+    known = await history_of(ground.catalog, bucket_id=bucket.id, key=row.key)
+    older = (each for each in known if each.stamp < row.stamp and not each.is_quarantined)
+    is_served = any(each.stamp == row.stamp and not each.is_quarantined for each in known)
+    own = (each for each in older if each.stamp.site == ground.site)
+    return next(own, None) if is_served else None
+
+
+def _side(ground: Ground, row: ObjectRow) -> Side:
+    site = Site(ground.site, 0, ground.store, ground.capabilities)
+    return Side(site, row.version_id, row.stamp.time_ms, row.is_delete_marker)
 
 
 async def _bucket_of(ground: Ground, item: Waiting, source: Bucket) -> Bucket:

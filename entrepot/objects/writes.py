@@ -42,12 +42,14 @@ class Wish:
 
     ``checksums`` are promised ones by name (``md5``, ``sha256``, ``sha1``, ``crc32``), in hex.
     ``actor`` is who asks, for the audit trail; ``InvalidInput`` above 1,024 characters.
+    ``write_id`` is for who must know the write again: there is one of it.
     """
 
     attributes: Attributes = field(default_factory=Attributes)
     condition: Condition = field(default_factory=Condition)
     checksums: Mapping[str, str] = field(default_factory=dict)
     actor: str = ""
+    write_id: UUID | None = None
 
     def __post_init__(self) -> None:
         if len(self.actor) > ACTOR_MAX_CHARS:  # the end of the write would be too late to say so
@@ -145,7 +147,7 @@ async def intend(
         noted["condition"] = wish.condition.to_json()
     if wish.checksums:
         noted["checksums"] = {name: text.lower() for name, text in wish.checksums.items()}
-    write_id = write_id or new_id()
+    write_id = write_id or wish.write_id or new_id()
     # The version id is the write id: whoever finds the one has the other.
     return await ground.intend(NewIntent(write_id, bucket.id, key, kind, str(write_id), 0, noted))
 
@@ -182,6 +184,7 @@ def accepted(verdict: Verdict, *, bucket: str, key: str) -> ObjectRow:
     where = {"bucket": bucket, "key": key}
     if isinstance(verdict, ObjectRow):
         return verdict
+    assert isinstance(verdict, Refusal)
     if verdict is Refusal.CONDITION:
         raise PreconditionFailed("the object is not the one that was asked for", **where)
     if verdict is Refusal.CONFLICT:

@@ -39,21 +39,13 @@ async def resolve(
         NotFound: no site has that version any more.
         IntegrityError: it could not be written everywhere; try again.
     """
-    if conflict.policy == OF_TAGS:
-        raise InvalidInput(
-            "this conflict is about tags, which are no version of their own",
-            hint="set the tags that shall hold at one site; the next comparison brings them over",
-            conflict=conflict.id,
-        )
-    if not 0 <= taken < len(conflict.contenders) or taken == conflict.served:
-        raise InvalidInput("there is nothing to change", conflict=conflict.id, taken=taken)
+    version_id = new_version_id(conflict, taken)
     histories = await histories_of(sites, conflict.bucket, conflict.key)
     keeps = [site.keeps_origin for site in sites]
     if not all(keeps):
         histories = await with_origins(sites, conflict.bucket, histories)
     view = see(conflict.key, histories, keeps=keeps)
     identity = str(conflict.contenders[taken]["identity"])
-    version_id = str(derived_id("resolve", str(conflict.id), conflict.serves, identity))
     _check_served(view, conflict, version_id)
     entry = view.known.get(identity)
     if entry is None:
@@ -82,19 +74,40 @@ async def resolve(
     return version_id
 
 
+def new_version_id(conflict: Conflict, taken: int) -> str:
+    """The id under which a contender is written anew; ``InvalidInput`` where it is served."""
+    if conflict.policy == OF_TAGS:
+        raise InvalidInput(
+            "this conflict is about tags, which are no version of their own",
+            hint="set the tags that shall hold at one site; the next comparison brings them over",
+            conflict=conflict.id,
+        )
+    if not 0 <= taken < len(conflict.contenders) or taken == conflict.served:
+        raise InvalidInput("there is nothing to change", conflict=conflict.id, taken=taken)
+    identity = str(conflict.contenders[taken]["identity"])
+    return str(derived_id("resolve", str(conflict.id), conflict.serves, identity))
+
+
+def written_since(conflict: Conflict, *, found: str) -> PreconditionFailed:
+    """Why a conflict is left as it is: a site serves neither what the ledger says nor what an
+    earlier try of this put there.
+    """
+    return PreconditionFailed(
+        "the key was written since the conflict was settled",
+        hint="what it holds now is the newer decision; write the bytes anew instead",
+        key=conflict.key,
+        expected=conflict.serves,
+        found=found,
+    )
+
+
 def _check_served(view: View, conflict: Conflict, version_id: str) -> None:
     """Every keeper serves what the ledger says, or what an earlier try of this put there."""
     for site, keeps in enumerate(view.keeps):
         head = view.head(site)
         served = head.identity if head else ""
         if keeps and served not in (conflict.serves, version_id):
-            raise PreconditionFailed(
-                "the key was written since the conflict was settled",
-                hint="what it holds now is the newer decision; write the bytes anew instead",
-                key=conflict.key,
-                expected=conflict.serves,
-                found=served,
-            )
+            raise written_since(conflict, found=served)
 
 
 def _action(view: View, entry: Entry, *, version_id: str, mtime_ms: int) -> Action:

@@ -59,6 +59,11 @@ class Standing:
             self._looking.cancel()
             await asyncio.wait([self._looking])
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether there was no such rule when it was looked at last."""
+        return self._gone is not None
+
     def check(self) -> None:
         """Call before each batch: ``Paused`` where the rule may not run, ``NotFound`` if gone."""
         if self._gone is not None:

@@ -5,18 +5,23 @@ Invariant: what is shown was read from Postgres just now, nothing is remembered.
 of the rule is at all of its sites.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from entrepot.catalog.connect import Catalog
+from entrepot.catalog.lag import Lag
 from entrepot.catalog.overview import Latest, latest_jobs
 from entrepot.catalog.rule import Mode
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.states import JobState
+from entrepot.catalog.streams import Window, last_windows
 from entrepot.replication.hours import Wait, may_run
+from entrepot.replication.promises import streams
 from entrepot.replication.run import KIND
+from entrepot.replication.stream.engine import Route
 
 COUNTS: Final = ("listed", "differing", "copied", "marked", "verified", "quarantined", "failed")
 
@@ -47,6 +52,31 @@ class BucketStatus(_Shown):
     age_s: float | None = Field(description="Seconds since then")
 
 
+class DirectionStatus(_Shown):
+    """What one site has not yet brought to another."""
+
+    source: str = Field(description="Where it was written")
+    target: str = Field(description="Where it is missing")
+    reachable: bool = Field(
+        description="Whether the source's catalog answers; else nobody knows, and the rest is null"
+    )
+    lag_s: float | None = Field(description="Age of the oldest write that waits; 0: none does")
+    waiting: int | None = Field(description="How many wait")
+    dead_letters: int | None = Field(description="How many were given up and wait for a person")
+    shipped: int | None = Field(description="How many were brought, of all time")
+    errors: int | None = Field(description="How many tries failed, of all time")
+
+
+class WindowStatus(_Shown):
+    """The last few seconds of a stream, as it told them itself."""
+
+    at: datetime = Field(description="When they ended")
+    seconds: float = Field(description="How long they were")
+    shipped: int = Field(description="How many writes were brought in them")
+    shipped_bytes: int = Field(description="Their bytes")
+    errors: int = Field(description="How many tries failed in them")
+
+
 class RuleStatus(_Shown):
     """One rule and its buckets."""
 
@@ -64,6 +94,13 @@ class RuleStatus(_Shown):
         description="Whether every bucket's age is within rpo_s; null before the first sweep"
     )
     buckets: tuple[BucketStatus, ...] = Field(description="Each bucket of the rule")
+    streamed: bool = Field(description="Whether a stream keeps it beside the sweeps")
+    directions: tuple[DirectionStatus, ...] = Field(
+        description="How far the stream is behind, by direction; empty before it has begun"
+    )
+    last_window: WindowStatus | None = Field(
+        description="What the stream did last; null where it was not at work for a day"
+    )
 
 
 class Status(_Shown):
@@ -73,12 +110,20 @@ class Status(_Shown):
     rules: tuple[RuleStatus, ...] = Field(description="Every rule, by name")
 
 
-async def read_status(catalog: Catalog, *, now: datetime) -> Status:
+Lags = Mapping[str, Sequence[Lag] | None]
+"""What each site has not brought to others; None where its catalog does not answer."""
+
+
+async def read_status(catalog: Catalog, *, lags: Lags, now: datetime) -> Status:
     """How every rule stands."""
     rules = await list_rules(catalog)
     subjects = [subject_of(rule, bucket) for rule in rules for bucket in rule.buckets]
     latest = await latest_jobs(catalog, kind=KIND, subjects=subjects) if subjects else {}
-    return Status(as_of=now, rules=tuple(_rule(rule, latest, now) for rule in rules))
+    last = await last_windows(catalog, [rule.name for rule in rules])
+    return Status(
+        as_of=now,
+        rules=tuple(_rule(rule, latest, lags, last.get(rule.name), now) for rule in rules),
+    )
 
 
 def subject_of(rule: Rule, bucket: str) -> str:
@@ -86,7 +131,9 @@ def subject_of(rule: Rule, bucket: str) -> str:
     return f"{rule.name}/{bucket}/{rule.prefix}"
 
 
-def _rule(rule: Rule, latest: dict[str, Latest], now: datetime) -> RuleStatus:
+def _rule(
+    rule: Rule, latest: Mapping[str, Latest], lags: Lags, window: Window | None, now: datetime
+) -> RuleStatus:
     answer = may_run(rule, now)
     waits = answer if isinstance(answer, Wait) else None
     buckets = tuple(
@@ -106,7 +153,43 @@ def _rule(rule: Rule, latest: dict[str, Latest], now: datetime) -> RuleStatus:
         rpo_s=rule.rpo_s,
         rpo_met=max(ages) <= rule.rpo_s if len(ages) == len(buckets) else None,
         buckets=buckets,
+        streamed=streams(rule),
+        directions=_directions(rule, lags),
+        last_window=_window(window),
     )
+
+
+def _directions(rule: Rule, lags: Lags) -> tuple[DirectionStatus, ...]:
+    if not streams(rule):
+        return ()
+    found = []
+    for each in Route.of(rule).directions:
+        way = {"source": each.source, "target": each.target}
+        at_source = lags.get(each.source)
+        if at_source is None:
+            unknown = dict.fromkeys(("lag_s", "waiting", "dead_letters", "shipped", "errors"))
+            found.append(DirectionStatus.model_validate({**way, "reachable": False, **unknown}))
+            continue
+        found += [
+            DirectionStatus(
+                **way,
+                reachable=True,
+                lag_s=lag.lag_s,
+                waiting=lag.depth,
+                dead_letters=lag.dead,
+                shipped=lag.shipped,
+                errors=lag.errors,
+            )
+            for lag in at_source
+            if (lag.rule, lag.target) == (rule.name, each.target)
+        ]
+    return tuple(found)
+
+
+def _window(last: Window | None) -> WindowStatus | None:
+    if last is None:
+        return None
+    return WindowStatus(**{name: getattr(last, name) for name in WindowStatus.model_fields})
 
 
 def _bucket(bucket: str, latest: Latest | None, now: datetime) -> BucketStatus:

@@ -73,6 +73,10 @@ class RetryStore(StoreWrapper):
         self._sleep = sleep
         self._random = random
 
+    def over(self, wrap: Callable[[Store], Store]) -> "RetryStore":
+        """The same tries over a wrapper of the same store, which sees each of them."""
+        return RetryStore(wrap(self._store), self._policy, sleep=self._sleep, random=self._random)
+
     async def _around(self, verb: str, call: Callable[[], Awaitable[T]], *, again: Again) -> T:
         failures = 0
         while True:

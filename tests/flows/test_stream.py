@@ -5,12 +5,16 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from entrepot.cli.replicate.status import _lags
 from entrepot.clock import new_id
+from entrepot.objects.check import check
 from entrepot.objects.open import open_objects
 from tests.running import Json, Running, wait_for
 
@@ -55,6 +59,13 @@ def put(stack: Running, bucket: str, key: str, body: bytes = b"x") -> None:
 def keys_at_b(stack: Running, bucket: str) -> set[str]:
     query = "SELECT o.key FROM objects o JOIN buckets b ON b.id = o.bucket_id WHERE b.name = %s"
     return {row["key"] for row in stack.sql(query, bucket, site="site-b")}
+
+
+def cancel(stack: Running, run_id: str) -> None:
+    """Have a run end, unless it did."""
+    if stack.run(run_id)["state_type"] == "RUNNING":
+        path = f"/flow_runs/{run_id}/set_state"
+        stack.api("POST", path, state={"type": "CANCELLING"})
 
 
 def at_work(stack: Running, rule: str) -> Json | None:
@@ -203,12 +214,71 @@ def test_what_is_written_to_an_adopted_bucket_is_brought(stack: Running) -> None
 
     both = {("k", put["VersionId"]), ("back", back["VersionId"])}
     wait_for(lambda: versions(a) == versions(b) == both)
-    last = stack.start("replicate_stream/always", {"rule": bucket, "for_s": 1})
-    stack.ended(run_id)
-    stack.ended(last)
-    [row] = stack.table(run_id, "stream-report")
-    assert (row["rule"], row["shipped"], row["dead"]) == (bucket, 2, 0)
+    assert stack.json("replicate", "dead-letters") == []
+    cancel(stack, run_id)
     stack.sql("DELETE FROM rules WHERE name = %s RETURNING name", bucket)
     for site in ("site-a", "site-b"):
         stack.sql("DELETE FROM outbox_consumers RETURNING name", site=site)
         stack.sql("DELETE FROM buckets WHERE name = %s RETURNING 1", bucket, site=site)
+
+
+def test_a_conflict_while_a_rule_rests_and_its_reversal(stack: Running, streamed: str) -> None:
+    stack.entrepot("replicate", "rule", "pause", streamed)
+    run_id = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 300})
+    follows = "SELECT name FROM outbox_consumers"
+    wait_for(lambda: all(stack.sql(follows, site=site) for site in ("site-a", "site-b")))
+
+    async def write(objects: Any) -> None:
+        await objects.put(streamed, "k", objects.ground.site.encode())
+
+    for site in ("site-b", "site-a"):
+        at_each(stack, write, (site,))
+    wait_for(lambda: status_of(stack, streamed)["last_window"])
+    rule = status_of(stack, streamed)
+    assert (rule["waits_for"], rule["streamed"]) == ("the rule is paused", True)
+    for each in rule["directions"]:
+        told = {"reachable": True, "waiting": 1, "dead_letters": 0, "shipped": 0, "errors": 0}
+        assert each.items() >= told.items() and each["lag_s"] > 0
+    shown = stack.entrepot("replicate", "status", streamed).stdout
+    assert "paused" in shown and "1" in shown.split()
+    assert stack.json("replicate", "conflicts", "--rule", streamed) == []
+    stack.entrepot("replicate", "rule", "resume", streamed)
+    [row] = wait_for(lambda: stack.json("replicate", "conflicts", "--rule", streamed))
+    assert [one["site"] for one in row["contenders"]] == ["site-b", "site-a"]
+    assert row["contenders"][row["served"]]["writer"].startswith("site-a/")
+    stack.entrepot("replicate", "resolve", str(row["id"]), "--take", "loser")
+    assert bodies(stack, streamed) == [b"site-b", b"site-b"]
+    wait_for(lambda: not any(each["waiting"] for each in stack.json("replicate", "lag", streamed)))
+    cancel(stack, run_id)
+    stack.ended(stack.start("replicate/nightly", {"rule": streamed}))  # it finds nothing to do
+    assert bodies(stack, streamed) == [b"site-b", b"site-b"]
+    [again] = stack.json("replicate", "conflicts", "--rule", streamed)
+    assert (again["id"], again["resolved_by"] is None) == (row["id"], False)
+
+
+def status_of(stack: Running, rule: str) -> Json:
+    [found] = stack.json("replicate", "status", rule)
+    assert isinstance(found, dict)
+    return found
+
+
+def bodies(stack: Running, bucket: str) -> list[bytes]:
+    """What readers of each site get."""
+    found: list[bytes] = []
+
+    async def read(objects: Any) -> None:
+        checked = await check(objects.ground, await objects.ground.bucket(bucket))
+        assert (checked.orphan_count, checked.missing_count) == (0, 0)
+        async with objects.get(bucket, "k") as body:
+            found.append(await body.read())
+
+    at_each(stack, read)
+    return found
+
+
+def test_a_site_that_does_not_answer_is_unreachable_not_idle(stack: Running, streamed: str) -> None:
+    away, other = stack.config.sites()
+    nowhere = SecretStr("postgresql+psycopg://u:p@127.0.0.1:1/x")
+    assert asyncio.run(_lags(replace(away, database_url=nowhere))) is None
+    ways = [(lag.rule, lag.target) for lag in asyncio.run(_lags(other)) or ()]
+    assert (streamed, "site-a") not in ways  # nobody streams it here

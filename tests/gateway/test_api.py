@@ -16,6 +16,7 @@ from entrepot.errors import AlreadyExists, InvalidInput, NotFound
 from entrepot.gateway.api.app import make_api
 from entrepot.gateway.api.bearer import new_bearer
 from entrepot.gateway.api.gate import BODY_MAX_BYTES
+from entrepot.gateway.facts import Facts
 from entrepot.gateway.prefect_api import PrefectApi
 from entrepot.metrics import Metrics
 from tests.gateway.callers import READ, ROUTES, RULES, STATUS, SYNC, WRITE, As, Caller, token
@@ -211,7 +212,9 @@ async def test_what_is_no_json(both: Caller, content: bytes) -> None:
 async def test_route_table_equals_openapi(
     both: Caller, control: Catalog, prefect: PrefectApi
 ) -> None:
-    app = make_api(control=control, prefect=prefect, metrics=Metrics(), clock=SYSTEM_CLOCK)
+    facts = Facts(control=control, sites={}, clock=SYSTEM_CLOCK)
+    how = {"control": control, "facts": facts, "prefect": prefect}
+    app = make_api(**how, metrics=Metrics(), clock=SYSTEM_CLOCK)
     served = {
         (method, route.path)
         for route in app.routes

@@ -4,12 +4,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from entrepot.catalog import jobs
+from entrepot.catalog.buckets import manage_bucket
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.rules import pause, set_enabled
+from entrepot.catalog.objects import outbox
+from entrepot.catalog.rules import pause, save_rule, set_enabled
 from entrepot.catalog.sites import set_capabilities, upsert_site
 from entrepot.catalog.states import JobState
+from entrepot.catalog.streams import record_window
 from entrepot.catalog.tokens import list_tokens
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.gateway.api.sync import SyncRequest, force_sync
@@ -253,3 +257,46 @@ async def test_status_of_an_age_beyond_the_target(
         assert (await mine(both, rule))["rpo_met"] is False
     finally:
         clock.shift = timedelta()
+
+
+async def test_status_tells_the_lag_of_each_direction(
+    both: Caller, rule: str, control: Catalog, site_dsn: str
+) -> None:
+    """By what waits at its source; of a site that does not answer nothing is known, not zero."""
+    await upsert_site(control, name="a", endpoint="http://a", region="", rank=70)
+    await set_capabilities(control, name="a", capabilities=ALL, probed_at=SYSTEM_CLOCK.now())
+    name = f"{rule}-lag"
+    await save_rule(control, name=name, buckets=["photos"], sites=["a", "site-b"])
+    unknown = dict.fromkeys(("lag_s", "waiting", "dead_letters", "shipped", "errors"))
+    back = {"source": "site-b", "target": "a", "reachable": False, **unknown}
+    found = await mine(both, name)
+    assert (found["streamed"], found["directions"], found["last_window"]) == (True, [back], None)
+    async with Catalog.open(site_dsn, pool_size=1) as site:
+        bucket = await manage_bucket(site, name=name, tenant_id="acme")
+        consumer = outbox.consumer_name(name, "site-b")
+        await outbox.subscribe(site, name=consumer, bucket_ids=[bucket.id], prefix="")
+        async with site.begin() as connection:
+            event = {"consumer": consumer, "bucket_id": bucket.id}
+            for table in ("outbox", "dead_letters"):
+                await connection.execute(text(ADD[table]), event)
+        how = {"shipped": 3, "shipped_bytes": 30, "errors": 1}
+        await record_window(control, {"a": site}, rule=name, seconds=5.0, **how)
+    found = await mine(both, name)
+    there, again = found["directions"]
+    assert again == back and found["last_window"].items() >= {"seconds": 5.0, **how}.items()
+    counts = {"reachable": True, "waiting": 1, "dead_letters": 1, "shipped": 0, "errors": 0}
+    assert there.items() >= {"source": "a", "target": "site-b", **counts}.items()
+    assert there["lag_s"] >= 60
+    by_sweeps = {"conflict": {"": "first-write-wins"}}
+    await save_rule(control, name=name, buckets=["photos"], sites=["a", "site-b"], **by_sweeps)
+    found = await mine(both, name)
+    assert (found["streamed"], found["directions"]) == (False, [])
+
+
+ADD = {
+    "outbox": "INSERT INTO outbox (consumer, bucket_id, key, version_id, kind, stamp, since)"
+    " VALUES (:consumer, :bucket_id, 'k', 'v', 'put', '1.a.w', now() - interval '1 minute')",
+    "dead_letters": "INSERT INTO dead_letters"
+    " (consumer, bucket_id, key, version_id, kind, stamp, since, tries, reason)"
+    " VALUES (:consumer, :bucket_id, 'k', 'v', 'put', '1.a.w', now(), 1, 'no')",
+}

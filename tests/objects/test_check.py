@@ -8,15 +8,18 @@ import pytest
 from sqlalchemy import text
 
 from entrepot.catalog.migrate import CatalogKind, migrate
-from entrepot.catalog.objects.facts import Usage
+from entrepot.catalog.objects.change import remove_row
+from entrepot.catalog.objects.facts import Changes, ObjectRow, Usage
 from entrepot.catalog.objects.read import list_versions
 from entrepot.clock import new_id
 from entrepot.embedded.minio import MinioServer
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.errors import AccessDenied
-from entrepot.objects.check import check, observe, rebuild
+from entrepot.objects.check import check, observe, rebuild, take_up
+from entrepot.objects.recover import recover
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
+from entrepot.objects.settle import removal
 from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes, LockMode, Origin
 from tests.objects.test_service import BIG, assert_books, read
@@ -159,6 +162,31 @@ async def test_the_catalog_is_made_again_from_the_store_alone(
         await store.close()
     finally:
         server.stop()
+
+
+async def test_what_was_removed_is_not_taken_up_again(objects: Objects, plain: str) -> None:
+    """Listed before, taken up after: while the store has it still, and when it is gone."""
+    ground, bucket = objects.ground, await objects.ground.bucket(plain)
+    row = await objects.put(plain, "k", b"x")
+    marker = await objects.delete(plain, "k")
+    kept = await objects.put(plain, "kept", b"x")
+    assert marker
+    [entries] = [page.versions async for page in ground.store.versions(plain)]
+    await objects.delete(plain, "k", version_id=marker.version_id)
+
+    def decide(row: ObjectRow, newest: ObjectRow | None, after: ObjectRow | None) -> Changes:
+        return removal(row, newest, after, actor="who dies before the store is told")
+
+    place = bucket.id, "k"
+    await remove_row(ground.catalog, place, row.version_id, decide, recorder=ground.recorder)
+    assert await take_up(ground, bucket, entries) == 0
+    async with ground.catalog.begin() as connection:  # as long as it is owed, purges or not
+        await connection.execute(text("DELETE FROM purges"))
+    assert await take_up(ground, bucket, [each for each in entries if not each.is_current]) == 0
+    await recover(ground, older_s=0)
+    assert [each.version_id for each in await objects.versions(plain)] == [kept.version_id]
+    found = await check(ground, bucket, heal=True)
+    assert (found.orphan_count, found.missing_count, found.taken_up) == (0, 0, 0)
 
 
 async def test_tags_and_locks_are_known_again(objects: Objects) -> None:

@@ -128,3 +128,12 @@ async def test_nothing_is_sent_that_is_not_paid_for() -> None:
             pass
     assert [v.key async for page in memory.versions(BUCKET) for v in page.versions] == ["old"]
     await store.close()
+
+
+async def test_a_store_with_tries_is_wrapped_below_them() -> None:
+    _, memory, purse = await made()
+    faulty = FaultyStore(memory, {"put": [Refuse(Throttled("slow down")), OK]})
+    policy = RetryPolicy(initial_backoff_ms=1)
+    store = RetryStore(faulty, policy).over(lambda below: ThrottledStore(below, purse))
+    await store.put(BUCKET, "a", b"12345")
+    assert (purse.requests, purse.bytes) == (2, [5, 5])

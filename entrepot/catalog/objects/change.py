@@ -27,6 +27,10 @@ _IS_KNOWN = f"""
     UNION ALL SELECT 1 FROM intents WHERE {_WHERE}
 """
 _FORGIVEN = f"DELETE FROM purges WHERE {_WHERE}"
+_IS_REMOVED = f"""
+    SELECT EXISTS (SELECT FROM purges WHERE {_WHERE})
+        OR EXISTS (SELECT FROM effects WHERE {_WHERE} AND kind = 'purge')
+"""
 _DROP_INTENT = f"DELETE FROM intents WHERE {_WHERE} AND kind = 'replica'"
 _ALTER = f"UPDATE versions SET attributes = CAST(%(attributes)s AS jsonb) WHERE {_WHERE}"
 
@@ -129,8 +133,9 @@ async def add_rows(
 ) -> int:
     """Take up versions that have no row yet; how many there were.
 
-    ``decide`` gets those without a row, and the newest versions of their keys. ``but_known``: also
-    not those that were removed here, or are being brought by a receiver.
+    ``decide`` gets those without a row, and the newest versions of their keys. What was removed
+    for good stays out, though the store may have it still, or had it when it was asked.
+    ``but_known``: also what a receiver is bringing.
     """
     places = [(row.bucket_id, row.key) for row in rows]
     async with catalog.transaction() as transaction:
@@ -141,7 +146,10 @@ async def add_rows(
         ]
         asked = _IS_KNOWN if but_known else _ONE
         found = await transaction.at_once(*((asked, each) for each in names))
-        missing = [row for row, known in zip(rows, found, strict=True) if not known]
+        lacking = [row for row, known in zip(rows, found, strict=True) if not known]
+        named = [each for each, known in zip(names, found, strict=True) if not known]
+        removed = await transaction.at_once(*((_IS_REMOVED, n) for n in named)) if named else []
+        missing = [row for row, [[is_out]] in zip(lacking, removed, strict=True) if not is_out]
         if missing:
             newest = await newest_of(transaction, places)
             await write(transaction, decide(missing, newest), recorder=recorder)

@@ -157,6 +157,14 @@ async def list_versions(
     return tuple(map(to_row, found))
 
 
+async def history_of(
+    catalog: Catalog, *, bucket_id: int, key: str, most: int = 1000
+) -> tuple[ObjectRow, ...]:
+    """The newest versions and delete markers of one key, newest first."""
+    found = await list_versions(catalog, bucket_id=bucket_id, prefix=key, most=most)
+    return tuple(row for row in found if row.key == key)  # which sorts before what it begins
+
+
 async def known_versions(
     catalog: Catalog, *, bucket_id: int, names: Sequence[tuple[str, str]]
 ) -> frozenset[str]:

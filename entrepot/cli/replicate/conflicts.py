@@ -1,5 +1,6 @@
 """``entrepot replicate conflicts`` and ``resolve``: the ledger, and taking another side."""
 
+from collections.abc import Sequence
 from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from entrepot.cli.common import answer, config_option, json_option, run
 
 if TYPE_CHECKING:
     from entrepot.catalog.conflicts import Conflict
+    from entrepot.catalog.connect import Catalog
+    from entrepot.config import Config
 
 
 @click.command("conflicts")
@@ -82,9 +85,7 @@ def resolve_command(*, number: int, take: str, config_path: Path | None, as_json
     from entrepot.catalog.conflicts import get_conflict
     from entrepot.catalog.connect import Catalog
     from entrepot.catalog.rules import get_rule
-    from entrepot.cli.replicate.opening import opened_sites
     from entrepot.config import load
-    from entrepot.replication.resolve import resolve
 
     config = load(config_path)
 
@@ -93,10 +94,7 @@ def resolve_command(*, number: int, take: str, config_path: Path | None, as_json
             conflict = await get_conflict(catalog, number=number)
             taken = _taken(conflict, take)
             rule = await get_rule(catalog, name=conflict.rule)
-            async with opened_sites(config, catalog, rule.sites) as sites:
-                version_id = await resolve(
-                    catalog, sites, conflict=conflict, taken=taken, by=getuser()
-                )
+            version_id = await _resolved(config, catalog, rule.sites, conflict, taken)
             return {"id": number, "key": conflict.key, "taken": taken, "version_id": version_id}
 
     done = run(work())
@@ -104,6 +102,22 @@ def resolve_command(*, number: int, take: str, config_path: Path | None, as_json
         answer([done], as_json=True, empty="")
         return
     click.echo(f"{done['key']} is served as written by the side taken: {done['version_id']}")
+
+
+async def _resolved(
+    config: "Config", control: "Catalog", names: Sequence[str], conflict: "Conflict", taken: int
+) -> str:
+    """Through the catalogs where the bucket is managed, else on the stores."""
+    from entrepot.cli.replicate.opening import opened_objects, opened_sites
+    from entrepot.objects.resolving import resolve_managed
+    from entrepot.replication.resolve import resolve
+
+    how: dict[str, Any] = {"conflict": conflict, "taken": taken, "by": getuser()}
+    async with opened_objects(config, names, managed=conflict.bucket) as objects:
+        if objects:
+            return await resolve_managed(control, objects, **how)
+    async with opened_sites(config, control, names) as sites:
+        return await resolve(control, sites, **how)
 
 
 def _taken(conflict: "Conflict", take: str) -> int:

@@ -13,6 +13,7 @@ from entrepot.cli.replicate.plans import apply_command, plans_command
 from entrepot.cli.replicate.rule.group import rule_group
 from entrepot.cli.replicate.run import run_command
 from entrepot.cli.replicate.settings import settings_command
+from entrepot.cli.replicate.status import status_command
 from entrepot.cli.replicate.stream import lag_command, letters_group, stream_command
 from entrepot.cli.replicate.verify import verify_command
 from entrepot.cli.replicate.where import where_command
@@ -32,7 +33,7 @@ PROOF = (
     settings_command,
 )
 
-STREAM = (stream_command, lag_command, letters_group)
+STREAM = (status_command, stream_command, lag_command, letters_group)
 
 for each in (run_command, jobs_command, rule_group, *STREAM, *PROOF):
     replicate_group.add_command(each)

@@ -21,6 +21,7 @@ from entrepot.clock import Clock
 from entrepot.errors import InvalidInput, NotFound
 from entrepot.gateway.api.answers import REFUSALS, answer_errors
 from entrepot.gateway.api.sync import SyncRequest, SyncStarted, force_sync
+from entrepot.gateway.facts import Facts
 from entrepot.gateway.prefect_api import PrefectApi
 from entrepot.metrics import Metrics
 from entrepot.replication.promises import check_promises
@@ -64,7 +65,9 @@ MayRead = Annotated[Token, Depends(needs(Scope.REPLICATION_READ))]
 MayWrite = Annotated[Token, Depends(needs(Scope.REPLICATION_WRITE))]
 
 
-def make_api(*, control: Catalog, prefect: PrefectApi, metrics: Metrics, clock: Clock) -> FastAPI:
+def make_api(
+    *, control: Catalog, facts: Facts, prefect: PrefectApi, metrics: Metrics, clock: Clock
+) -> FastAPI:
     """The application; ``Gate`` must stand before it."""
     app = FastAPI(
         title="Entrepot",
@@ -76,16 +79,18 @@ def make_api(*, control: Catalog, prefect: PrefectApi, metrics: Metrics, clock: 
         redirect_slashes=False,
     )
     answer_errors(app, metrics)
-    _add_replication(app, control=control, prefect=prefect, clock=clock)
+    _add_replication(app, control=control, facts=facts, prefect=prefect, clock=clock)
     _add_rules(app, control=control)
     return app
 
 
-def _add_replication(app: FastAPI, *, control: Catalog, prefect: PrefectApi, clock: Clock) -> None:
+def _add_replication(
+    app: FastAPI, *, control: Catalog, facts: Facts, prefect: PrefectApi, clock: Clock
+) -> None:
     @app.get("/replication/status")
     async def status(_: MayRead) -> Status:
         """How every rule stands."""
-        return await read_status(control, now=clock.now())
+        return await read_status(control, lags=await facts.lags(), now=clock.now())
 
     @app.post("/replication/force-sync", status_code=202)
     async def sync(

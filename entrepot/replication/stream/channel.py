@@ -89,6 +89,7 @@ class Channel:
     Args:
         consumer: its name in the source's outbox.
         guard: raises ``Fenced`` once the work is somebody else's.
+        resting: whether nothing is to be brought now; what waits goes on waiting.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Channel:
         *,
         options: Options,
         guard: Callable[[], None],
+        resting: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.consumer = consumer
@@ -106,6 +108,7 @@ class Channel:
         self._carrier = carrier
         self._options = options
         self._guard = guard
+        self._resting = resting
         self._sleep = sleep
         self._counts = Counts()
         self._in_flight: set[int] = set()
@@ -133,6 +136,7 @@ class Channel:
             while True:
                 self._guard()
                 self._wake.clear()
+                await self._rested()
                 try:
                     found = await self._waiting()
                 except RetryableError:
@@ -155,13 +159,20 @@ class Channel:
         catalog = await self._carrier.source()
         return await outbox.waiting(catalog, self.consumer, skip=self._in_flight, most=room)
 
+    async def _rested(self) -> None:
+        while self._resting():
+            self._guard()
+            await asyncio.sleep(POLL_S)
+
     async def _woken(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout_s)
 
     async def _bring(self, events: Sequence[Waiting]) -> None:
         ids = [each.id for each in events]
-        if await self._carried(events[-1], ids):
+        # The first says what is new about it; of what is gone the last does, that it was removed.
+        item = events[-1] if events[-1].row is None else events[0]
+        if await self._carried(item, ids):
             self._ended += ids
             self._has_ended.set()
         else:
@@ -172,6 +183,7 @@ class Channel:
         """Whether the events are to be struck off; else they are given up, or read anew."""
         failures, waited_s = 0, 0.0
         while True:
+            await self._rested()
             try:
                 async with self._turns:  # not held while it waits: others go on
                     self._guard()

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
+from uuid import UUID
 
 from entrepot.catalog import jobs
 from entrepot.catalog.buckets import Bucket, list_buckets
@@ -44,8 +45,8 @@ _ALWAYS_S = 366 * 86_400.0
 OpenCatalog = Callable[[str], Awaitable[Catalog]]
 """The catalog of a site by its name."""
 
-CarrierOf = Callable[[str, str], Carrier]
-"""What brings versions from a source to a target."""
+CarrierOf = Callable[[str, str, UUID], Carrier]
+"""What brings versions from a source to a target, in the run of that job."""
 
 
 class Ended(StrEnum):
@@ -90,6 +91,11 @@ class Route:
         return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources, rule.travels, mints)
 
     @property
+    def is_one_way(self) -> bool:
+        """Whether other sites' own writes stay where they are."""
+        return len(self.sources) == 1
+
+    @property
     def directions(self) -> tuple[Direction, ...]:
         """Who ships to whom."""
         return tuple(Direction(a, b) for a in self.sources for b in self.sites if a != b)
@@ -109,6 +115,8 @@ class Stream:
     clock: Clock = SYSTEM_CLOCK
     route_now: Callable[[], Awaitable[Route | None]] | None = None
     """The route as the rule is now; another one, or None, ends the stream."""
+    resting: Callable[[], bool] = lambda: False
+    """Whether the rule may not run now: the stream stays, and brings nothing."""
     channels: dict[Direction, Channel] = field(default_factory=dict)
 
     async def run(
@@ -122,7 +130,7 @@ class Stream:
         await forget_heir(self.control, self.route.rule)
         deadline = self.clock.monotonic() + for_s
         async with Lease(self.control, claim, lease_s=self.lease_s) as lease:
-            total, why = await self._work(_courteous(lease), deadline)
+            total, why = await self._work(_courteous(lease), deadline, claim.job_id)
             report = {"shipped": total.shipped, "errors": total.errors, "dead": total.dead}
             await jobs.finish(self.control, claim, state=JobState.COMPLETED, report=report)
         return total, why
@@ -143,13 +151,16 @@ class Stream:
                 await announce_heir(self.control, self.route.rule)
                 await asyncio.sleep(_CLAIM_EVERY_S)
 
-    async def _work(self, guard: Callable[[], None], deadline: float) -> tuple[Counts, Ended]:
+    async def _work(
+        self, guard: Callable[[], None], deadline: float, job_id: UUID
+    ) -> tuple[Counts, Ended]:
         for each in self.route.directions:
             self.channels[each] = Channel(
                 outbox.consumer_name(self.route.rule, each.target),
-                self.carrier_of(each.source, each.target),
+                self.carrier_of(each.source, each.target, job_id),
                 options=self.options,
                 guard=guard,
+                resting=self.resting,
             )
         working = [asyncio.create_task(each.run()) for each in self.channels.values()]
         async with AsyncExitStack() as stack:

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 
@@ -16,7 +17,9 @@ from entrepot.objects.ground import Ground, Limits
 from entrepot.objects.service import Objects
 from entrepot.objects.shipping import Shipping, Travels
 from entrepot.replication.stream.channel import Options
+from entrepot.replication.stream.conflicts import ConflictBook
 from entrepot.replication.stream.engine import Route, Stream, subscribe_site
+from entrepot.replication.stream.pace import Pace
 from entrepot.store.protocol import Store
 from entrepot.store.retry import RetryPolicy
 from tests.objects.worlds import ALL, SLOW, key_ring
@@ -74,21 +77,29 @@ class World:
         *,
         open_site: Callable[[str], Any] | None = None,
         options: Options = QUICK,
+        pace: Pace | None = None,
         **how: Any,
     ) -> Stream:
         opening = open_site or self.open_site
 
-        def carrier(source: str, target: str) -> Shipping:
+        def carrier(source: str, target: str, job_id: UUID) -> Shipping:
             return Shipping(
-                opening, source=source, target=target, rule=route.rule, travels=self.travels
+                opening,
+                source=source,
+                target=target,
+                rule=route.rule,
+                travels=self.travels,
+                met=ConflictBook(stream.control, rule=route.rule, job_id=job_id).met,
+                purse=pace,
             )
 
         async def catalog(site: str) -> Catalog:
             found: Catalog = (await opening(site)).ground.catalog
             return found
 
-        how = {"window_s": 0.2} | how
-        return Stream(route, self.control, catalog, carrier, options=options, **how)
+        how = {"window_s": 0.2} | ({"resting": pace.is_resting} if pace else {}) | how
+        stream = Stream(route, self.control, catalog, carrier, options=options, **how)
+        return stream
 
     async def backlog(self) -> int:
         """Events that wait anywhere."""
