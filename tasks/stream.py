@@ -87,11 +87,10 @@ def forget_rules() -> None:
 def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
     """Work on a rule until another run waits for it, it is changed, or the time is over."""
     who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
-
-    log = get_run_logger()
+    warn = get_run_logger().warning
 
     async def work() -> tuple[Counts, Ended]:
-        following = asyncio.create_task(_follow(route, log.warning))  # a site may be away
+        following = asyncio.create_task(_follow(route, warn))  # a site may be away
         try:
             return await (await _stream(route)).run(for_s=for_s, **who)
         except Fenced:  # another run works on it

@@ -83,8 +83,8 @@ def test_every_flow_is_deployed_by_its_module() -> None:
     }
     for each in found:
         assert each["work_pool"]["work_queue_name"] in QUEUES
-        # A stream's next run waits beside the one before until that has seen it.
-        most = 2 if each["entrypoint"].startswith("flows.replicate_stream.") else 1
+        # A stream's next run waits beside the one before, and those of single rules.
+        most = 8 if each["entrypoint"].startswith("flows.replicate_stream.") else 1
         assert each["description"] and each["concurrency_limit"]["limit"] == most
 
 
