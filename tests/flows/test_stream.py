@@ -234,6 +234,8 @@ def test_what_is_written_to_an_adopted_bucket_is_brought(stack: Running) -> None
 def test_a_conflict_while_a_rule_rests_and_its_reversal(stack: Running, streamed: str) -> None:
     stack.entrepot("replicate", "rule", "pause", streamed)
     run_id = stack.start("replicate_stream/always", {"rule": streamed, "for_s": 300})
+    # One that was at work before learns of the pause some seconds later; this one knows.
+    wait_for(lambda: worked_on(stack, streamed, run_id))
     wait_for(lambda: all(follows(stack, streamed, site) for site in ("site-a", "site-b")))
 
     async def write(objects: Any) -> None:
