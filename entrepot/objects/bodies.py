@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from entrepot.catalog.objects.facts import ObjectRow
@@ -145,11 +145,12 @@ class Incoming:
 
     async def stored(self) -> AsyncIterator[bytes]:
         """The bytes that go to the store."""
-        async for piece in self._stored():
-            self.crc32c = crc32c(piece, self.crc32c)
-            yield piece
+        async with aclosing(self._stored()) as pieces:
+            async for piece in pieces:
+                self.crc32c = crc32c(piece, self.crc32c)
+                yield piece
 
-    async def _stored(self) -> AsyncIterator[bytes]:
+    async def _stored(self) -> AsyncGenerator[bytes, None]:
         if self.shape is None:
             async for piece in checked(self.source, self.digest):
                 yield piece

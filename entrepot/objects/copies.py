@@ -147,7 +147,7 @@ class Copier:
                     hint=f"mc version enable {target.site}/{bucket.name}",
                 )
             self._contexts[bucket.name] = Context(
-                sites=(_site(self.source, _SOURCE), _site(target, _TARGET)),
+                sites=(site_of(self.source, _SOURCE), site_of(target, _TARGET)),
                 bucket=bucket.name,
                 workers=1,
                 totals=Totals(),
@@ -157,5 +157,6 @@ class Copier:
         return self._contexts[bucket.name]
 
 
-def _site(ground: Ground, rank: int) -> Site:
+def site_of(ground: Ground, rank: int) -> Site:
+    """The site as replication sees it."""
     return Site(ground.site, rank, ground.store, ground.capabilities, streams=ground.streams)

@@ -37,7 +37,15 @@ from entrepot.errors import (
 from entrepot.objects.ground import End, Ground
 from entrepot.objects.lanes import Lane
 from entrepot.objects.names import stored_key
-from entrepot.objects.removal import HELD, TAGGED, alter, carry_out, remove_version, tell_lock
+from entrepot.objects.removal import (
+    HELD,
+    TAGGED,
+    Change,
+    alter,
+    carry_out,
+    remove_version,
+    tell_lock,
+)
 from entrepot.objects.settle import Outcome, Overtook, replica_of
 from entrepot.stamp import Stamp
 from entrepot.store.locks import UNLOCKED
@@ -158,9 +166,9 @@ class Receiver:
         if not isinstance(verdict, ObjectRow):
             return Received.TAKEN
         if verdict.attributes != row.attributes:  # another receiver brought them later, or earlier
-            await self._merge(bucket, row, verdict.attributes)
             place = bucket, row.key, row.version_id
-            await carry_out(self.ground, *place, kind=EffectKind.SETTLE, bypass=True)
+            if await self._merge(bucket, row, verdict.attributes) is Received.KNOWN:
+                await carry_out(self.ground, *place, kind=EffectKind.SETTLE, bypass=True)
         return Received.QUARANTINED if verdict.is_quarantined else Received.TAKEN
 
     async def remove(self, bucket: Bucket, key: str, version_id: str) -> Received:
@@ -246,16 +254,13 @@ class Receiver:
             return Received.KNOWN
         if row.attributes.get("lock") and not bucket.locked:
             raise Unsupported("the bucket has no object lock", hint=UNLOCKED, bucket=bucket.name)
-        await alter(
+        await merge(
             self.ground,
             bucket,
             row.key,
             row.version_id,
             lambda attributes: merged(attributes, row.attributes),
-            action="merge",
             actor=self._actor,
-            bypass=True,  # what may end it early may also make it stricter
-            is_replica=True,
         )
         return Received.MERGED
 
@@ -309,6 +314,23 @@ def _intent(bucket: Bucket, row: ObjectRow, *, actor: str, quarantined: bool) ->
         row.stamp,
         row.parent,
         {"row": kept, "actor": actor},
+    )
+
+
+async def merge(
+    ground: Ground, bucket: Bucket, key: str, version_id: str, change: Change, *, actor: str
+) -> None:
+    """Give a version what another site has as well; ``NotFound`` without such a version."""
+    await alter(
+        ground,
+        bucket,
+        key,
+        version_id,
+        change,
+        action="merge",
+        actor=actor,
+        bypass=True,  # what may end it early may also make it stricter
+        is_replica=True,
     )
 
 

@@ -17,7 +17,7 @@ from entrepot.catalog.objects.outbox import Waiting
 from entrepot.catalog.objects.read import history_of, newest_versions
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import AlreadyExists, Unsupported
-from entrepot.objects.copies import Copier
+from entrepot.objects.copies import Copier, site_of
 from entrepot.objects.ground import Ground
 from entrepot.objects.lineage import contender
 from entrepot.objects.names import stored_key
@@ -25,7 +25,6 @@ from entrepot.objects.receive import Heed, Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.replication.policy import Travel
-from entrepot.replication.sites import Site
 from entrepot.replication.stream.conflicts import Met, Side
 from entrepot.store.protocol import Body, Store
 from entrepot.store.retry import RetryStore
@@ -111,7 +110,8 @@ class Shipping:
                 return await copier.copy(bucket, row)
             await copier.remove(bucket, item.key, item.version_id)
         elif row is not None:
-            return await self._send(source, bucket, _travelling(row, self._travels), item)
+            row = _travelling(row, self._travels)
+            return await self._send(source, receiver, bucket, row, item)
         else:
             await receiver.remove(bucket, item.key, item.version_id)
         return 0
@@ -131,12 +131,13 @@ class Shipping:
             copier = self._copier = Copier(source, receiver, travels, self._actor)
         return copier
 
-    async def _send(self, source: Ground, target: Bucket, row: ObjectRow, item: Waiting) -> int:
+    async def _send(
+        self, source: Ground, receiver: Receiver, target: Bucket, row: ObjectRow, item: Waiting
+    ) -> int:
         def opener() -> AbstractAsyncContextManager[Body]:
             return source.store.get(target.name, stored_key(row.key), version_id=row.version_id)
 
         is_new = item.kind in NEW
-        receiver = await self._to()
         received = await receiver.receive(
             target, row, opener, at_once=is_new, heed=self._heed(item, row, target)
         )
@@ -197,8 +198,7 @@ async def _before(ground: Ground, bucket: Bucket, row: ObjectRow) -> ObjectRow |
 
 
 def _side(ground: Ground, row: ObjectRow) -> Side:
-    site = Site(ground.site, 0, ground.store, ground.capabilities)
-    return Side(site, row.version_id, row.stamp.time_ms, row.is_delete_marker)
+    return Side(site_of(ground, 0), row.version_id, row.stamp.time_ms, row.is_delete_marker)
 
 
 async def _bucket_of(ground: Ground, item: Waiting, source: Bucket) -> Bucket:

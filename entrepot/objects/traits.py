@@ -13,8 +13,8 @@ from entrepot.catalog.objects.read import get_version, named_versions
 from entrepot.errors import PreconditionFailed
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import shown_key, stored_key
-from entrepot.objects.receive import merged
-from entrepot.objects.removal import HELD, TAGGED, alter, carry_out, lock_in, lock_json, moment
+from entrepot.objects.receive import merge, merged
+from entrepot.objects.removal import HELD, TAGGED, carry_out, lock_in, lock_json, moment
 from entrepot.replication.sites import Named
 from entrepot.replication.traits import Agreed, Traits
 from entrepot.stamp import Stamp
@@ -54,17 +54,7 @@ async def give(
             kind = EffectKind.SETTLE
             await carry_out(ground, bucket, key, version_id, kind=kind, bypass=True)
             return True
-        await alter(
-            ground,
-            bucket,
-            key,
-            version_id,
-            change,
-            action="merge",
-            actor=ACTOR,
-            bypass=True,  # what may end it early may also make it stricter
-            is_replica=True,
-        )
+        await merge(ground, bucket, key, version_id, change, actor=ACTOR)
     except PreconditionFailed:
         return False
     return True

@@ -21,16 +21,13 @@ _PURGED = """
     VALUES (%(bucket_id)s, %(key)s, %(version_id)s) ON CONFLICT DO NOTHING
 """
 _IS_PURGED = f"SELECT 1 FROM purges WHERE {_WHERE}"
-# A row that came in before its intent went is found as the one or the other: both are under lock.
 _IS_KNOWN = f"""
     SELECT 1 FROM versions WHERE {_WHERE} UNION ALL SELECT 1 FROM purges WHERE {_WHERE}
-    UNION ALL SELECT 1 FROM intents WHERE {_WHERE}
+    UNION ALL SELECT 1 FROM effects WHERE {_WHERE} AND kind = 'purge'
 """
+# A row that came in before its intent went is found as the one or the other: both are under lock.
+_IS_KNOWN_OR_COMES = f"{_IS_KNOWN} UNION ALL SELECT 1 FROM intents WHERE {_WHERE}"
 _FORGIVEN = f"DELETE FROM purges WHERE {_WHERE}"
-_IS_REMOVED = f"""
-    SELECT EXISTS (SELECT FROM purges WHERE {_WHERE})
-        OR EXISTS (SELECT FROM effects WHERE {_WHERE} AND kind = 'purge')
-"""
 _DROP_INTENT = f"DELETE FROM intents WHERE {_WHERE} AND kind = 'replica'"
 _ALTER = f"UPDATE versions SET attributes = CAST(%(attributes)s AS jsonb) WHERE {_WHERE}"
 
@@ -144,12 +141,9 @@ async def add_rows(
             {"bucket_id": row.bucket_id, "key": row.key, "version_id": row.version_id}
             for row in rows
         ]
-        asked = _IS_KNOWN if but_known else _ONE
+        asked = _IS_KNOWN_OR_COMES if but_known else _IS_KNOWN
         found = await transaction.at_once(*((asked, each) for each in names))
-        lacking = [row for row, known in zip(rows, found, strict=True) if not known]
-        named = [each for each, known in zip(names, found, strict=True) if not known]
-        removed = await transaction.at_once(*((_IS_REMOVED, n) for n in named)) if named else []
-        missing = [row for row, [[is_out]] in zip(lacking, removed, strict=True) if not is_out]
+        missing = [row for row, known in zip(rows, found, strict=True) if not known]
         if missing:
             newest = await newest_of(transaction, places)
             await write(transaction, decide(missing, newest), recorder=recorder)

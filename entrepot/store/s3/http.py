@@ -167,8 +167,9 @@ class Endpoint:
         """
         path, text = encode_path(bucket, key), encode_query(query or {})
         headers = dict(headers or {})
-        content, payload = UNSIGNED, _payload(body, headers)
-        if crc32c is not None and body is not None:
+        if crc32c is None or body is None:
+            content, payload = UNSIGNED, _payload(body, headers)
+        else:
             size = int(headers["content-length"])
             headers, content = trailing(headers, size), CONTENT
             payload = framed(measured(body, size), size, crc32c)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
@@ -121,16 +120,6 @@ class Told:
 def queue_of(server: MinioServer) -> Path:
     """Where a server keeps what it could not tell."""
     return server.data_dir / "queue"
-
-
-def user_of(server: MinioServer) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key.get_secret_value(),
-        region_name="us-east-1",
-    )
 
 
 @asynccontextmanager

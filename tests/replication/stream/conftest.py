@@ -18,8 +18,9 @@ from entrepot.embedded.postgres import PostgresServer
 from entrepot.embedded.process import HOST, free_port
 from entrepot.testing.proxy import BreakableProxy
 from tests.objects.worlds import s3_store
-from tests.replication.stream.adopted import TOKEN, Told, gateway, user_of
+from tests.replication.stream.adopted import TOKEN, Told, gateway
 from tests.replication.stream.worlds import Place, World, site_of
+from tests.replication.worlds import client as user_of
 
 NAMES = ("site-a", "site-b", "site-c")
 
