@@ -14,7 +14,6 @@ from prefect import get_run_logger, runtime, task
 from entrepot.catalog import jobs
 from entrepot.catalog.buckets import list_buckets
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.sites import list_sites
 from entrepot.catalog.states import BucketMode
@@ -33,6 +32,7 @@ from entrepot.replication.stream.engine import KIND, Ended, Route, Stream, forge
 from entrepot.replication.stream.pace import Pace
 from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy
+from entrepot.terms import Travel
 from tasks.library import catalog, objects, run, standing
 from tasks.replication import RETRY, SHORT_S
 

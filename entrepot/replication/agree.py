@@ -23,7 +23,7 @@ from entrepot.replication.apply import Context, counted
 from entrepot.replication.details import Details
 from entrepot.replication.merge import Histories, Window, windows
 from entrepot.replication.origins import with_origins
-from entrepot.replication.policy import Mode, Policy, Travel
+from entrepot.replication.policy import Policy
 from entrepot.replication.sites import Named, Site
 from entrepot.replication.sweep import Checkpoint, Options, Range
 from entrepot.replication.totals import Findings, Totals
@@ -31,6 +31,7 @@ from entrepot.replication.traits import Agreed, Settled, Tags, Traits, settle
 from entrepot.replication.view import Entry, see
 from entrepot.replication.workers import side_by_side
 from entrepot.store.protocol import Attributes, Capability, Lock, Version
+from entrepot.terms import Mode, Travel
 
 
 @dataclass(frozen=True, slots=True)

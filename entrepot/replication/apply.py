@@ -37,7 +37,6 @@ from entrepot.replication.batch import Unit, units
 from entrepot.replication.locks import Locks
 from entrepot.replication.origins import marked, unmarked
 from entrepot.replication.plan import Action, Copy, Mark, Remove, Target
-from entrepot.replication.policy import Travel
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings, Totals
 from entrepot.replication.workers import side_by_side
@@ -52,6 +51,7 @@ from entrepot.store.protocol import (
     Source,
     Version,
 )
+from entrepot.terms import Travel
 
 SMALL_BYTES = 1024 * 1024
 _PLAIN_ETAG = re.compile(r"[0-9a-f]{32}")

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from entrepot.clock import derived_id
-from entrepot.replication.policy import Mode, Policy, Travel, Verdict, kept_name
+from entrepot.replication.policy import Policy, Verdict, kept_name
 from entrepot.replication.view import Entry, Head, View, contenders, is_written_anew, settlement_id
+from entrepot.terms import Mode, Travel
 
 __all__ = ["Action", "Copy", "Decision", "Facts", "Head", "Left", "Mark", "Remove", "Target"]
 
@@ -179,7 +180,7 @@ def conflict(view: View, *, facts: Facts, policy: Policy) -> tuple[Entry, ...]:
 def _travelling(view: View, facts: Facts, policy: Policy) -> View:
     """The key as far as this rule is about it."""
     without = _gone(facts, policy)
-    if Travel.MARKERS not in policy.travels:
+    if Travel.DELETE_MARKERS not in policy.travels:
         entries = (entry for history in view.histories for entry in history)
         without |= {entry.identity for entry in entries if entry.is_delete_marker}
     return view.without(without)
@@ -187,7 +188,7 @@ def _travelling(view: View, facts: Facts, policy: Policy) -> View:
 
 def _gone(facts: Facts, policy: Policy) -> frozenset[str]:
     """The writes that shall be nowhere, since they were removed somewhere."""
-    if Travel.REMOVALS not in policy.travels:
+    if Travel.VERSION_DELETES not in policy.travels:
         return frozenset()
     return frozenset(
         identity

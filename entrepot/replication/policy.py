@@ -16,39 +16,12 @@ A delete marker is a write like any other: a delete wins over a change, or loses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from entrepot.errors import InvalidInput
 from entrepot.replication.view import Entry
+from entrepot.terms import HOOK, Choice, Mode, Travel
 
 DEFAULT = "last-write-wins"
-HOOK = "hook:"
-
-
-class Choice(StrEnum):
-    """Conflict policies, hooks aside."""
-
-    LAST = "last-write-wins"
-    FIRST = "first-write-wins"
-    SITE = "site-priority"
-    BOTH = "keep-both"
-
-
-class Mode(StrEnum):
-    """Which way writes go."""
-
-    BOTH_WAYS = "active-active"
-    ONE_WAY = "one-way"
-
-
-class Travel(StrEnum):
-    """What goes along beside the versions of objects themselves."""
-
-    MARKERS = "delete-markers"
-    REMOVALS = "version-deletes"
-    METADATA = "metadata"
-    TAGS = "tags"
-    LOCKS = "locks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +39,10 @@ class Policy:
             not merged unasked.
     """
 
-    mode: Mode = Mode.BOTH_WAYS
+    mode: Mode = Mode.ACTIVE_ACTIVE
     source_site: str = ""
     overwrites: bool = False
-    travels: frozenset[Travel] = frozenset(Travel) - {Travel.REMOVALS}
+    travels: frozenset[Travel] = frozenset(Travel) - {Travel.VERSION_DELETES}
     conflict: Mapping[str, str] = field(default_factory=dict)
     max_delete_share: float = 0.5
     max_delete_count: int = 10_000

@@ -7,10 +7,11 @@ site that was not probed can do nothing.
 from collections.abc import Iterable
 from typing import Final
 
-from entrepot.catalog.rule import Policy, RuleSpec, Travel
+from entrepot.catalog.rule import RuleSpec
 from entrepot.catalog.sites import Site
 from entrepot.errors import Unsupported
 from entrepot.store.protocol import Capability
+from entrepot.terms import Choice, Travel
 
 _NEEDS: Final = {Travel.TAGS: Capability.TAGS, Travel.LOCKS: Capability.LOCK}
 
@@ -56,7 +57,7 @@ def streams(rule: RuleSpec) -> bool:
 
     Other rules are kept by sweeps alone: a stream that runs ahead would decide for them.
     """
-    latest = set(rule.conflict.values()) <= {Policy.LAST_WRITE_WINS}
+    latest = set(rule.conflict.values()) <= {Choice.LAST}
     return latest and not rule.tag_filter and Travel.METADATA in rule.travels
 
 

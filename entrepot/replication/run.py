@@ -26,7 +26,7 @@ from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import Busy, EntrepotError, InvalidInput, PreconditionFailed
 from entrepot.replication.agree import agree_on_traits
 from entrepot.replication.ledger import Before, JobLedger, Terms, before_of
-from entrepot.replication.policy import Mode, Policy, Travel
+from entrepot.replication.policy import Policy
 from entrepot.replication.shards import cut, find_prefixes
 from entrepot.replication.sites import Site, by_rank, check_bucket
 from entrepot.replication.skew import Skew, bound_ms, measure
@@ -37,6 +37,7 @@ from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy, RetryStore
 from entrepot.store.s3 import S3Store
 from entrepot.store.throttle import Purse, ThrottledStore
+from entrepot.terms import Mode, Travel
 
 KIND = "replicate"
 DRY_RUN_KIND = "replicate-dry-run"  # kept apart: it settles nothing

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lag import Lag
 from entrepot.catalog.overview import Latest, latest_jobs
-from entrepot.catalog.rule import Mode
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.states import JobState
 from entrepot.catalog.streams import Window, last_windows
@@ -22,6 +21,7 @@ from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.run import KIND
 from entrepot.replication.stream.engine import Route
+from entrepot.terms import Mode
 
 COUNTS: Final = ("listed", "differing", "copied", "marked", "verified", "quarantined", "failed")
 

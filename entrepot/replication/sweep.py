@@ -21,7 +21,7 @@ from entrepot.replication.conflicts import Conflict, judged
 from entrepot.replication.merge import HISTORY_MAX, Histories, Window, windows
 from entrepot.replication.origins import with_origins
 from entrepot.replication.plan import Action, Copy, Decision, Facts, Mark, Remove, decide
-from entrepot.replication.policy import Mode, Policy
+from entrepot.replication.policy import Policy
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings, Marks, Totals
 from entrepot.replication.verify import verify
@@ -29,6 +29,7 @@ from entrepot.replication.view import Entry, View, see
 from entrepot.replication.workers import side_by_side
 from entrepot.store.lifecycle import Expiry, expired
 from entrepot.store.protocol import Version
+from entrepot.terms import Mode
 
 CHECKPOINT_EVERY = 20_000
 """Entries between checkpoints where nothing differs: half a second of listing (measured)."""

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from entrepot.catalog.rule import Travel
 from entrepot.catalog.tokens import Scope
 from entrepot.cli.replicate.rule.options import TRAVELS
 from entrepot.cli.token import SCOPES
+from entrepot.terms import Travel
 from tests.running import Running, wait_for
 
 RULE = ("replicate", "rule")
