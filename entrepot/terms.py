@@ -1,5 +1,6 @@
 """The words of a rule that its model, planners and carriers share: one enum for each. Pure."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -31,3 +32,8 @@ class Choice(StrEnum):
     FIRST = "first-write-wins"
     SITE = "site-priority"
     BOTH = "keep-both"
+
+
+def fits(tags: Mapping[str, str], tag_filter: Mapping[str, str]) -> bool:
+    """Whether ``tags`` has every pair of a rule's ``tag_filter``; anything fits an empty one."""
+    return all(tags.get(name) == value for name, value in tag_filter.items())

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
+from enum import StrEnum
 from uuid import UUID
 
 from prefect import get_run_logger, runtime, task
@@ -45,13 +46,24 @@ def routes_of(rule: str) -> tuple[Route, ...]:
     return run(_routes(rule)) if load().replication.enabled else ()
 
 
-def is_at_work(rule: str) -> bool:
-    """Whether a run works on the rule's stream (no task: it is asked every few seconds)."""
+class Hands(StrEnum):
+    """Whose hands a rule's stream is in."""
 
-    async def ask() -> bool:
-        return await jobs.is_at_work(await catalog(), kind=KIND, subject=rule)
+    NOBODY = "nobody"
+    ALONE = "a run of this rule alone"
+    EVERY = "a run of every rule"
 
-    return run(ask())
+
+def hands_of(rule: str) -> Hands:
+    """Who works on the rule's stream (no task: it is asked every few seconds)."""
+
+    async def ask() -> str | None:
+        return await jobs.holder_of(await catalog(), kind=KIND, subject=rule)
+
+    holder = run(ask())
+    if holder is None:
+        return Hands.NOBODY
+    return Hands.ALONE if holder.endswith(Hands.ALONE) else Hands.EVERY
 
 
 async def _routes(rule: str) -> tuple[Route, ...]:
@@ -84,9 +96,10 @@ def forget_rules() -> None:
 
 
 @task(task_run_name="stream {route.rule}", tags=["entrepot"], **RETRY)
-def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
+def stream_rule(route: Route, *, for_s: float, hands: Hands) -> tuple[Counts, Ended]:
     """Work on a rule until another run waits for it, it is changed, or the time is over."""
-    who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
+    holder = f"flow run {runtime.flow_run.name}, {hands}"
+    who = {"holder": holder, "flow_run_id": runtime.flow_run.id}
     warn = get_run_logger().warning
 
     async def work() -> tuple[Counts, Ended]:
@@ -165,6 +178,7 @@ def _travels(route: Route) -> Travels:
         removals=Travel.VERSION_DELETES in route.travels,
         tags=Travel.TAGS in route.travels,
         locks=Travel.LOCKS in route.travels,
+        tag_filter=route.tag_filter,
     )
 
 

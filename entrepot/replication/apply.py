@@ -51,7 +51,7 @@ from entrepot.store.protocol import (
     Source,
     Version,
 )
-from entrepot.terms import Travel
+from entrepot.terms import Travel, fits
 
 SMALL_BYTES = 1024 * 1024
 _PLAIN_ETAG = re.compile(r"[0-9a-f]{32}")
@@ -72,6 +72,7 @@ class Context:
     totals: Totals
     findings: Findings
     travels: frozenset[Travel] = frozenset(Travel)
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
     locks: Locks = field(default_factory=Locks)
     tagged: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
 
@@ -383,8 +384,10 @@ async def _dress(action: Copy, version: Version, context: Context) -> Dressed:
     if found.tag_count and Travel.TAGS in context.travels:
         tags = await source.store.tags(where[0], where[1], version_id=where[2])
         found = replace(found, tags=tags)
-        if len(action.targets) >= len(context.sites) - 1:
-            context.tagged[action.target_key, action.version_id] = tags
+    if not fits(found.tags, context.tag_filter):
+        raise PreconditionFailed("its tags do not fit the rule now", site=source.name)
+    if found.tags and len(action.targets) >= len(context.sites) - 1:
+        context.tagged[action.target_key, action.version_id] = found.tags
     lock = await context.locks.get(source, where) if Travel.LOCKS in context.travels else None
     return Dressed(found, lock)
 

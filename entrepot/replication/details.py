@@ -4,7 +4,7 @@ A listing leaves out tags that its reader may not see, without a word; so of the
 are asked for by themselves, and where they are others, of every one.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -65,6 +65,13 @@ class Details:
         if version.attributes is None or version.lock is None or not self._has_details:
             return await self._asked(version)
         return version
+
+    async def tags(self, version: Version) -> Mapping[str, str]:
+        """The tags of an object alone; ``NotFound`` where it is gone by now."""
+        if version.attributes is not None and self._has_details:
+            return version.attributes.tags
+        of = {"version_id": version.version_id}
+        return await self.site.store.tags(self.bucket, version.key, **of)
 
     async def _asked(self, version: Version) -> Version:
         store, of = self.site.store, {"version_id": version.version_id}

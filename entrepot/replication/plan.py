@@ -126,6 +126,7 @@ class Facts:
         expired: for each site, the writes that its lifecycle would take at once.
         source: the only site that others copy from; ``None``: every site is.
         names: of the sites.
+        unfit: the writes whose tags keep them out of the rule.
     """
 
     horizon_ms: int
@@ -133,6 +134,7 @@ class Facts:
     expired: Sequence[frozenset[str]] = ()
     source: int | None = None
     names: Sequence[str] = ()
+    unfit: frozenset[str] = frozenset()
 
 
 def decide(
@@ -179,7 +181,7 @@ def conflict(view: View, *, facts: Facts, policy: Policy) -> tuple[Entry, ...]:
 
 def _travelling(view: View, facts: Facts, policy: Policy) -> View:
     """The key as far as this rule is about it."""
-    without = _gone(facts, policy)
+    without = _gone(facts, policy) | facts.unfit
     if Travel.DELETE_MARKERS not in policy.travels:
         entries = (entry for history in view.histories for entry in history)
         without |= {entry.identity for entry in entries if entry.is_delete_marker}
@@ -293,9 +295,14 @@ class _Plan:
                 differs = head is not None and not head.is_delete_marker
             else:
                 differs = head is None or head.identity != best.identity
-            if differs and not self.ours.keeps[site]:
+            if differs and not self.ours.keeps[site] and not self._is_hidden(site, best):
                 found.append(site)
         return found
+
+    def _is_hidden(self, site: int, best: Entry) -> bool:
+        """Whether a site serves something later than ``best`` that the rule is not about."""
+        served = self.there.head(site)
+        return served is not None and served != self.ours.head(site) and served.order > best.order
 
     def _fill(self, entries: Sequence[Entry], sites: Sequence[int], best: Entry) -> None:
         """Every keeper gets what it lacks."""

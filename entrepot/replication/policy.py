@@ -32,6 +32,7 @@ class Policy:
         source_site: the only one that others copy from, where the mode is one-way.
         overwrites: where the mode is one-way, the others serve what the source serves, whatever
             was written there.
+        tag_filter: the rule is about versions that bear these tags alone.
         conflict: policy of conflicts by prefix.
         max_delete_share, max_delete_count: a sweep that would hide or remove more than that share
             of the keys, or more than that many objects, stops and asks.
@@ -43,6 +44,7 @@ class Policy:
     source_site: str = ""
     overwrites: bool = False
     travels: frozenset[Travel] = frozenset(Travel) - {Travel.VERSION_DELETES}
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
     conflict: Mapping[str, str] = field(default_factory=dict)
     max_delete_share: float = 0.5
     max_delete_count: int = 10_000

@@ -37,7 +37,6 @@ from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy, RetryStore
 from entrepot.store.s3 import S3Store
 from entrepot.store.throttle import Purse, ThrottledStore
-from entrepot.terms import Mode, Travel
 
 KIND = "replicate"
 DRY_RUN_KIND = "replicate-dry-run"  # kept apart: it settles nothing
@@ -111,10 +110,11 @@ class Outcome:
 def policy_of(rule: RuleSpec) -> Policy:
     """How a rule is carried out."""
     return Policy(
-        mode=Mode(rule.mode),
+        mode=rule.mode,
         source_site=rule.source or "",
         overwrites=rule.drift is Drift.OVERWRITE,
-        travels=frozenset(map(Travel, rule.travels)),
+        travels=frozenset(rule.travels),
+        tag_filter=rule.tag_filter,
         conflict=rule.conflict,
         max_delete_share=rule.max_delete_share,
         max_delete_count=rule.max_delete_count,

@@ -18,6 +18,7 @@ from typing import Protocol
 from entrepot.errors import BucketNotFound, PermanentError
 from entrepot.replication.apply import Context, apply
 from entrepot.replication.conflicts import Conflict, judged
+from entrepot.replication.fitting import Fitting
 from entrepot.replication.merge import HISTORY_MAX, Histories, Window, windows
 from entrepot.replication.origins import with_origins
 from entrepot.replication.plan import Action, Copy, Decision, Facts, Mark, Remove, decide
@@ -154,10 +155,11 @@ async def sweep(
         totals=Totals(),
         findings=Findings(),
         travels=options.policy.travels,
+        tag_filter=options.policy.tag_filter,
     )
     calls = _Calls(guard, checkpoint, ledger or NoLedger())
     run = _Sweep(context, keys, options=options, calls=calls)
-    listings = [site.store.versions(bucket, prefix=keys.prefix, after=keys.after) for site in sites]
+    listings = run.fitting.listings(keys.prefix, after=keys.after)
     async with aclosing(windows(listings, stop_at=keys.stop_at)) as found:
         async for window in found:
             await run.window(window)
@@ -195,6 +197,13 @@ class _Sweep:
         self._keys, self._options, self._calls = keys, options, calls
         self._batch = _Batch(keys.after)
         self._lifecycles: Sequence[tuple[Expiry, ...]] | None = None
+        names = [site.name for site in context.sites]
+        policy = options.policy
+        self._source = names.index(policy.source_site) if policy.mode is Mode.ONE_WAY else None
+        self.fitting = Fitting(
+            *(context.sites, context.bucket, policy.tag_filter, options.workers),
+            source=self._source,
+        )
 
     async def window(self, window: Window) -> None:
         """Plan the keys that differ, and settle a batch as soon as it is full."""
@@ -234,7 +243,7 @@ class _Sweep:
             context.findings.note(
                 key=key, what="long history", why="only its newest versions were compared"
             )
-        facts = await self._facts(view, removed)
+        facts = await self._facts(view, removed, unfit=await self.fitting.unfit(view, histories))
         found = await judged(
             view,
             facts=facts,
@@ -257,9 +266,10 @@ class _Sweep:
         elif decision.left:
             context.totals.differing += 1
 
-    async def _facts(self, view: View, removed: Mapping[str, frozenset[str]]) -> Facts:
+    async def _facts(
+        self, view: View, removed: Mapping[str, frozenset[str]], *, unfit: frozenset[str]
+    ) -> Facts:
         names = [site.name for site in self._context.sites]
-        policy = self._options.policy
         if self._lifecycles is None:
             self._lifecycles = await _lifecycles(self._context)
         now_ms = self._options.horizon_ms()
@@ -270,8 +280,9 @@ class _Sweep:
                 for identity, sites in removed.items()
             },
             expired=[_expired(view, rules, now_ms) for rules in self._lifecycles],
-            source=names.index(policy.source_site) if policy.mode is Mode.ONE_WAY else None,
+            source=self._source,
             names=names,
+            unfit=unfit,
         )
 
     def _note_conflict(self, found: Conflict) -> None:

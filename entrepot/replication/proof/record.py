@@ -12,10 +12,13 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
+from urllib.parse import urlencode
 
 from entrepot.clock import derived_id, is_uuid
 from entrepot.codec.primitives import prefixed
 from entrepot.store.protocol import Attributes, Lock, LockMode, Version
+from entrepot.terms import fits
 
 SAMPLE_ALL = 1000
 """All of a thousand."""
@@ -48,6 +51,9 @@ class Aspect(StrEnum):
 class Profile:
     """What is compared. Without history, or loosely, a deleted key is as one that never was.
 
+    With a tag filter, only versions whose tags fit are, each by its tags at its site: all of them,
+    or the newest of each key without history; which version is current does not count then.
+
     ``sample`` is how many of a thousand versions are read at level ``CONTENT``, the same ones
     everywhere.
     """
@@ -56,6 +62,14 @@ class Profile:
     is_exact: bool = True
     aspects: frozenset[Aspect] = frozenset(Aspect)
     sample: int = SAMPLE_ALL
+    tag_filter: tuple[tuple[str, str], ...] = ()
+
+    def counts(self, version: Version) -> bool:
+        """Whether the version is of what is compared; it tells its tags where they are asked."""
+        if not self.tag_filter:
+            return True
+        tags = version.attributes.tags if version.attributes else {}
+        return not version.is_delete_marker and fits(tags, dict(self.tag_filter))
 
     @property
     def has_history(self) -> bool:
@@ -74,6 +88,7 @@ class Profile:
         words += ["history"] if self.has_history else []
         words += [str(aspect) for aspect in aspects if aspect is not Aspect.HISTORY]
         words += [f"sample={self.sample}"] if self.level is Level.CONTENT else []
+        words += [f"tags={urlencode(sorted(self.tag_filter))}"] if self.tag_filter else []
         return " ".join(words)
 
 
@@ -118,7 +133,7 @@ def fact_of(version: Version, profile: Profile, *, sha256: str = "") -> Fact:
     plain = (
         identity(version) if is_exact else "",
         version.mtime_ms if is_exact else 0,
-        version.is_current,
+        version.is_current and not profile.tag_filter,
         version.is_delete_marker,
         version.size_bytes if is_object else 0,
         content,
@@ -146,7 +161,9 @@ def identity(version: Version) -> str:
 
 
 def in_order(facts: Iterable[Fact], profile: Profile) -> Facts:
-    """The facts that count, in the order of a record."""
+    """The facts that count, newest first as they are listed, in the order of a record."""
+    if not profile.has_history and profile.tag_filter:
+        return tuple(islice(facts, 1))
     if not profile.has_history:
         return tuple(fact for fact in facts if fact.is_current and not fact.is_delete_marker)
     return tuple(sorted(facts, key=lambda fact: (-fact.mtime_ms, fact.version_id)))

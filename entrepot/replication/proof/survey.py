@@ -176,7 +176,7 @@ class Reader:
             done.append(Key(name, counted))
 
     async def _facts(self, prefix: str, page_size: int) -> AsyncGenerator[list[Named], None]:
-        is_listing = self.profile.level is Level.LISTING
+        is_listing = self.profile.level is Level.LISTING and not self.profile.tag_filter
         listing = self.details.pages(prefix, page_size=page_size, details=not is_listing)
         async with aclosing(listing) as pages:
             async for page in pages:
@@ -202,7 +202,8 @@ class Reader:
         async def work() -> None:
             for number, version in waiting:
                 try:
-                    found[number] = _name(version), await self._complete(version)
+                    if fact := await self._complete(version):
+                        found[number] = _name(version), fact
                 except BucketNotFound:
                     raise
                 except NotFound:
@@ -211,11 +212,14 @@ class Reader:
         await side_by_side(work() for _ in range(min(self.workers, len(versions))))
         return [named for named in found if named is not None]
 
-    async def _complete(self, version: Version) -> Fact:
-        counts = self.profile.has_history or version.is_current
-        if version.is_delete_marker or not counts:
+    async def _complete(self, version: Version) -> Fact | None:
+        is_asked = self.profile.has_history or version.is_current or self.profile.tag_filter
+        if is_asked:
+            version = await self._described(version)
+        if not self.profile.counts(version):
+            return None
+        if version.is_delete_marker or not is_asked:
             return self._fact(version)
-        version = await self._described(version)
         if is_sampled(version, self.profile):
             return self._fact(version, sha256=await self.sha256(version))
         return self._fact(version)
@@ -240,13 +244,18 @@ class Reader:
         async with aclosing(closed(listing)) as pages:
             async for page in pages:
                 for version in page.versions:
-                    counts = self.profile.is_exact or version.is_current
-                    is_it = self._fact(version).version_id == fact.version_id and counts
-                    if is_it and version.key.encode() == name:
+                    is_it = self._fact(version).version_id == fact.version_id
+                    if is_it and version.key.encode() == name and await self._is_shown(version):
                         return await self._sha256_if_there(version)
                 if page.versions and page.versions[-1].key.encode() != name:
                     break
         return ""
+
+    async def _is_shown(self, version: Version) -> bool:
+        """Whether a key's only fact may be of this version, or it has more than one."""
+        if self.profile.tag_filter:
+            return await self._complete(version) is not None
+        return self.profile.is_exact or version.is_current
 
     async def _sha256_if_there(self, version: Version) -> str:
         try:
