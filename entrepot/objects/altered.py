@@ -14,6 +14,7 @@ first notice shows of those counts as changed, and what is brought there meets t
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from entrepot.catalog.buckets import Bucket
@@ -44,33 +45,60 @@ async def learn(
     ``is_told``: the store said that something was changed. News goes into the outbox.
     """
     where = bucket.name, stored_key(key)
-    tags = await ground.store.tags(*where, version_id=version_id)
-    lock = await _lock(ground, *where, version_id) if is_told else None
-    news = False
+    place = bucket.id, key
+    while True:
+        before = await get_version(
+            ground.catalog, bucket_id=bucket.id, key=key, version_id=version_id
+        )
+        if before is None:  # it comes, or it goes
+            return False
+        tags = await ground.store.tags(*where, version_id=version_id)
+        lock = await _lock(ground, *where, version_id) if is_told else None
+        found, changes = _taken(ground, before, tags, lock, actor=actor, is_told=is_told)
+        if found == before.attributes:
+            return False
 
-    def decide(row: ObjectRow) -> tuple[Json, Changes]:
-        nonlocal news
-        has = row.attributes
-        stamps = has.get(STAMPS, {})
-        found = seen(has, tags, lambda name: moment(ground, stamps, name), is_told=is_told)
-        changed = found.get(STAMPS, {}) != stamps
-        if lock is not None and (stronger := _stronger(lock_in(has), lock)) != lock_in(has):
-            found["lock"] = lock_json(stronger)
-        news = changed or found.get("lock") != has.get("lock")
-        if not news:
-            return found, Changes()
-        return found, _event(row, found, action="tag" if changed else "retain", actor=actor)
-
-    await alter_row(ground.catalog, (bucket.id, key), version_id, decide, recorder=ground.recorder)
-    return news
+        decide = partial(_if_unmoved, before.attributes, (found, changes))
+        done = await alter_row(ground.catalog, place, version_id, decide, recorder=ground.recorder)
+        if done is None or done[0].attributes == found:
+            return bool(changes.events) and done is not None
 
 
-async def bring_tags(
-    ground: Ground, bucket: Bucket, row: ObjectRow, *, actor: str
-) -> dict[str, str] | None:
+def _if_unmoved(
+    before: Json, decided: tuple[Json, Changes], row: ObjectRow
+) -> tuple[Json, Changes]:
+    """What was decided from a look at the store, unless the row knows of something later."""
+    return decided if row.attributes == before else (row.attributes, Changes())
+
+
+def _taken(
+    ground: Ground,
+    row: ObjectRow,
+    tags: Mapping[str, str],
+    lock: Lock | None,
+    *,
+    actor: str,
+    is_told: bool,
+) -> tuple[Json, Changes]:
+    """What becomes of a row whose store has these tags and this lock."""
+    has = row.attributes
+    stamps = has.get(STAMPS, {})
+    found = seen(has, tags, lambda name: moment(ground, stamps, name), is_told=is_told)
+    changed, had = found.get(STAMPS, {}) != stamps, lock_in(has)
+    if lock is not None and lock != had:
+        found["lock"] = lock_json(lock)
+    locked = lock is not None and _stronger(had, lock) != had
+    if not changed and not locked:
+        return found, Changes()
+    action = "tag" if changed else "retain"
+    changes = alteration(row, found, action=action, actor=actor)
+    return found, replace(changes, effects=())  # the store was first
+
+
+async def bring_tags(ground: Ground, bucket: Bucket, row: ObjectRow, *, actor: str) -> None:
     """Give the version here the tags that it has with the changes of ``row``, another site's.
 
-    None where it is not here. Raises ``Unsupported`` where they would be more than S3 allows.
+    Nothing is done where it is not here. Raises ``Unsupported`` where they would be more than S3 allows.
     """
     place, version_id = (bucket.id, row.key), row.version_id
     where = bucket.name, stored_key(row.key)
@@ -87,7 +115,7 @@ async def bring_tags(
             ground.catalog, bucket_id=bucket.id, key=row.key, version_id=version_id
         )
         if mine is None:
-            return None
+            return
         tags = united(mine.attributes, row.attributes)["tags"]
         if len(tags) > TAGS_MAX:
             raise Unsupported(
@@ -109,7 +137,7 @@ async def bring_tags(
 
         await note(finish)
         if is_done:
-            return dict(tags)
+            return
 
 
 async def expect_lock(ground: Ground, bucket: Bucket, row: ObjectRow, lock: Lock) -> None:
@@ -179,8 +207,3 @@ async def _lock(ground: Ground, bucket: str, name: str, version_id: str) -> Lock
         return await ground.store.lock(bucket, name, version_id=version_id)
     except Unsupported:  # a bucket without object lock
         return None
-
-
-def _event(row: ObjectRow, attributes: Json, *, action: str, actor: str) -> Changes:
-    changes = alteration(row, attributes, action=action, actor=actor)
-    return replace(changes, effects=())  # the store was first

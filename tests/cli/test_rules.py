@@ -74,6 +74,40 @@ def test_enabling_seeds_what_is_there_already(stack: Running) -> None:
     assert stack.json(*RULE, "enable", bucket, "--no-seed")["run"] is None
 
 
+def test_a_tag_filter_by_command_line_and_rest(stack: Running) -> None:
+    bucket = stack.bucket("tags")
+    hot = ("--tag", "class=hot", "--without", "delete-markers")
+    assert "a delete has no tags" in stack.entrepot(*RULE, "edit", bucket, *hot[:2], code=1).stderr
+    for ways in (hot, ()):
+        refused = stack.entrepot(*RULE, "edit", bucket, *ways, "--without", "metadata", code=1)
+        assert "metadata is written with its version" in refused.stderr
+        assert "--travels metadata" in refused.stderr
+    assert stack.json(*RULE, "edit", bucket, *hot)["tag_filter"] == {"class": "hot"}
+    for key, tags in (("in", "class=hot&n=1"), ("out", "class=cold")):
+        stack.s3("site-a").put_object(Bucket=bucket, Key=key, Body=b"1", Tagging=tags)
+    stack.ended(stack.start("replicate/nightly", {"rule": bucket}))
+    assert list(stack.view("site-b", bucket)) == ["in"]
+    proof = stack.json("replicate", "verify", bucket)
+    assert (proof["identical"], proof["keys"], proof["tag_filter"]) == (True, 1, {"class": "hot"})
+    where = stack.json("replicate", "where", bucket, "out", "--rule", bucket)
+    assert (where["agree"], where["sites"][0]["versions"][0]["fits"]) == (True, False)
+    stack.entrepot("replicate", "where", bucket, "out", code=1)
+
+    token = stack.json("token", "add", f"tags-{bucket[-6:]}", "--scope", "replication:write")
+    said = {"buckets": [bucket], "sites": ["site-a", "site-b"], "tag_filter": {"class": "hot"}}
+
+    def put(**more: object) -> httpx.Response:
+        return httpx.put(
+            f"{stack.info.gateway_url}/api/v1/replication/rules/{bucket}",
+            json=said | more,
+            headers={"authorization": f"Bearer {token['token']}"},
+        )
+
+    assert put().json()["travels"] == ["metadata", "tags", "locks"]
+    for travels in (["tags"], ["metadata"]):
+        assert put(travels=travels).status_code == 422
+
+
 def test_a_run_of_a_paused_rule_waits_until_it_is_resumed(stack: Running) -> None:
     bucket = stack.bucket("pause")
     stack.s3("site-a").put_object(Bucket=bucket, Key="k", Body=b"1")
