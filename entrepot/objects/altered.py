@@ -98,7 +98,8 @@ def _taken(
 async def bring_tags(ground: Ground, bucket: Bucket, row: ObjectRow, *, actor: str) -> None:
     """Give the version here the tags that it has with the changes of ``row``, another site's.
 
-    Nothing is done where it is not here. Raises ``Unsupported`` where they would be more than S3 allows.
+    Nothing is done where it is not here. Raises ``Unsupported`` where they would be more than S3
+    allows.
     """
     place, version_id = (bucket.id, row.key), row.version_id
     where = bucket.name, stored_key(row.key)

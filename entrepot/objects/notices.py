@@ -85,6 +85,8 @@ async def _altered(ground: Ground, bucket: Bucket, notice: Notice) -> Noticed:
         raise
     except NotFound:  # gone since
         return Noticed.KNOWN
+    except AccessDenied as error:  # sent again, it would hold up all behind it
+        raise Unsupported("its tags or its lock may not be read", bucket=bucket.name) from error
     return Noticed.ALTERED if is_news else Noticed.KNOWN
 
 

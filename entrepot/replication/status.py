@@ -84,6 +84,7 @@ class RuleStatus(_Shown):
     mode: Mode = Field(description="active-active or one-way")
     sites: tuple[str, ...] = Field(description="Where it keeps buckets equal")
     prefix: str = Field(description="Only keys that start with this")
+    tag_filter: dict[str, str] = Field(description="Only versions that bear all of these tags")
     enabled: bool = Field(description="Whether it is switched on")
     paused: bool = Field(description="Whether somebody paused it")
     may_run: bool = Field(description="Whether it may run now")
@@ -145,6 +146,7 @@ def _rule(
         mode=rule.mode,
         sites=rule.sites,
         prefix=rule.prefix,
+        tag_filter=rule.tag_filter,
         enabled=rule.enabled,
         paused=rule.paused,
         may_run=waits is None,

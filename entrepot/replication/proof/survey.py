@@ -96,6 +96,7 @@ class Reader:
     workers: int
     memory: Memory = field(default_factory=Memory)
     details: Details = field(init=False)
+    listed: int = 0
 
     def __post_init__(self) -> None:
         self.details = Details(self.site, self.bucket)
@@ -106,12 +107,12 @@ class Reader:
         Raises:
             IntegrityError: the listing is out of order, or empty where another one is not.
         """
-        tree = Tree(self.profile, prefix=prefix.encode())
+        tree, self.listed = Tree(self.profile, prefix=prefix.encode()), 0
         async with aclosing(self._batches(prefix)) as batches:
             async for batch in batches:
                 for key in batch:
                     tree.add(key.name, self.memory.digest(key), versions=len(key.facts))
-        if not tree.keys:
+        if not self.listed:
             await self._check_empty(prefix)
         return tree.root()
 
@@ -180,6 +181,7 @@ class Reader:
         listing = self.details.pages(prefix, page_size=page_size, details=not is_listing)
         async with aclosing(listing) as pages:
             async for page in pages:
+                self.listed += len(page.tokens)
                 yield self._listed(page) if is_listing else await self._whole(page.versions)
 
     def _listed(self, page: Page) -> list[Named]:
