@@ -122,7 +122,7 @@ class RuleSpec(BaseModel):
         default=tuple(each for each in Travel if each is not Travel.VERSION_DELETES),
         max_length=len(Travel),
         description="What goes to the other sites besides new versions: delete-markers, "
-        "version-deletes, metadata, tags, locks (retention and legal hold)",
+        "version-deletes, metadata (always), tags, locks (retention and legal hold)",
     )
     conflict: dict[Prefix, PolicyName] = Field(
         default={"": Choice.LAST},

@@ -85,9 +85,10 @@ def _taken(
     stamps = has.get(STAMPS, {})
     found = seen(has, tags, lambda name: moment(ground, stamps, name), is_told=is_told)
     changed, had = found.get(STAMPS, {}) != stamps, lock_in(has)
-    if lock is not None and lock != had:
-        found["lock"] = lock_json(lock)
-    locked = lock is not None and _stronger(had, lock) != had
+    stronger = _stronger(had, lock) if lock is not None else had
+    locked = stronger != had
+    if lock is not None and lock != had:  # a release is noted, and goes nowhere
+        found["lock"] = lock_json(stronger if locked else lock)
     if not changed and not locked:
         return found, Changes()
     action = "tag" if changed else "retain"

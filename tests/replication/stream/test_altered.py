@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from entrepot.errors import Unavailable
 from entrepot.objects.altered import COMING, STAMPS, seen, united
 from entrepot.objects.shipping import Travels
 from entrepot.stamp import Stamp
 from tests.objects.worlds import new_bucket_name
 from tests.replication.stream.adopted import Told
 from tests.replication.stream.test_notices import TAGGED, event, outcome
-from tests.replication.stream.worlds import drained, route_over, running, until
+from tests.replication.stream.worlds import counted, drained, route_over, running, until
 
 A, B = "site-a", "site-b"
 SITES = (A, B)
@@ -65,17 +66,19 @@ async def test_changes_anywhere_come_everywhere_once(told: Told) -> None:
         await agreed(told, bucket, "k", {})
         lock = {"Mode": "GOVERNANCE", "RetainUntilDate": until_then}
         await told.does(B, "put_object_retention", **where, Retention=lock)
+        await until(lambda: locked(told, bucket, until_then, hold=False), timeout_s=60)
         await told.does(A, "put_object_legal_hold", **where, LegalHold={"Status": "ON"})
-
-        async def both_locked() -> bool:
-            found = [(await told.history(site, bucket))[0][-1] for site in SITES]
-            return all(each.hold and each.until == until_then for each in found)
-
-        await until(both_locked, timeout_s=60)
+        await until(lambda: locked(told, bucket, until_then, hold=True), timeout_s=60)
         await told.quiet()
         await told.equal(bucket, count=1)
     # The write, two changes of tags and the hold; one of tags and the retention: no echo.
     assert await told.shipped(bucket) == {A: 4, B: 2}
+
+
+async def locked(told: Told, bucket: str, until_then: datetime, *, hold: bool) -> bool:
+    """Whether the one version is kept at both sites."""
+    found = [(await told.history(site, bucket))[0][-1] for site in SITES]
+    return all((each.until, each.hold) == (until_then, hold) for each in found)
 
 
 async def test_both_change_tags_at_once(told: Told) -> None:
@@ -136,6 +139,38 @@ async def test_what_we_set_ourselves_is_no_news(
         await drained(told.world)
     assert heard == ["known"] * 3
     assert await told.shipped(bucket) == {A: 3, B: 0}
+
+
+async def test_a_change_that_breaks_off_is_brought_again(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after the store had it; what a user changed there, untold, is not overwritten."""
+    bucket = await told.bucket(new_bucket_name(), followed=False)
+    store = told.world[B].ground.store
+    tag, asked = store.tag, 0
+
+    async def breaking(bucket: str, key: str, tags: Mapping[str, str], *, version_id: str) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await retag(told, B, bucket, key, {"a": "1", "c": "1"})
+            raise Unavailable("cut before")
+        await tag(bucket, key, tags, version_id=version_id)
+        if asked == 2:
+            raise Unavailable("cut after")
+
+    async with running(told.world.stream(route_over(bucket, SITES))):
+        version = await put(told, A, bucket, "k", Tagging="a=1")
+        await outcome(told, A, event(bucket, "k", version))
+        await told.equal(bucket, count=1)
+        monkeypatch.setattr(store, "tag", breaking)
+        await retag(told, A, bucket, "k", {"a": "2"})
+        assert await outcome(told, A, event(bucket, "k", version, kind=TAGGED)) == "altered"
+        await agreed(told, bucket, "k", {"a": "2", "c": "1"})
+        await drained(told.world)
+    row = await told.world[B].ground.bucket(bucket)
+    rows = f"versions WHERE bucket_id = {row.id} AND attributes ? '{COMING}'"
+    assert await counted(told.world[B].ground.catalog, rows) == 0
 
 
 async def test_a_version_from_before_the_bucket_was_followed(told: Told) -> None:
