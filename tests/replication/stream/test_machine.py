@@ -7,15 +7,34 @@ from random import Random
 
 import pytest
 import pytest_asyncio
-import os
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
 from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.clock import new_bytes
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.replication.stream import channel
 from tests.objects.worlds import key_ring
-from tests.replication.stream.machine import NAMES, Base, Step, Weather, WeakCatalog, play, scripts
+from tests.replication.stream.machine import KEYS, KINDS, NAMES, Base, Step, play
+from tests.replication.stream.weather import WeakCatalog, Weather
+
+steps = st.builds(
+    Step,
+    st.sampled_from(
+        ["put"] * 4
+        + ["delete"] * 2
+        + ["tag", "notices", "stream", "stream", "busy", "cut", "again", "sweep", "recover"]
+    ),
+    st.integers(0, len(NAMES) - 1),
+    st.sampled_from(KEYS),
+    st.booleans(),
+)
+scripts = st.tuples(
+    st.sampled_from(list(KINDS)),
+    st.lists(steps, max_size=14),
+    st.lists(st.integers(-20, 20), min_size=len(NAMES), max_size=len(NAMES)),
+    st.integers(0, 2**32),
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -39,7 +58,7 @@ async def opened(stack: AsyncExitStack, dsns: dict[str, str], keys: Path) -> Bas
 
 
 def explore(dsns: dict[str, str], keys: Path, examples: int) -> None:
-    number = int(os.environ.get("SEED") or int.from_bytes(new_bytes(4), "big"))
+    number = int.from_bytes(new_bytes(4), "big")
     print(f"seed {number}")
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -50,7 +69,6 @@ def explore(dsns: dict[str, str], keys: Path, examples: int) -> None:
         @settings(
             max_examples=examples,
             deadline=None,
-            phases=(Phase.explicit, Phase.generate) if os.environ.get('NOSHRINK') else tuple(Phase),
             database=None,
             suppress_health_check=list(HealthCheck),
         )
@@ -71,7 +89,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_streams_and_sweeps_agree_after_whatever_happened(
     own_dsns: dict[str, str], keys_dir: Path
 ) -> None:
-    explore(own_dsns, keys_dir, int(os.environ.get('N', 100)))
+    explore(own_dsns, keys_dir, 100)
 
 
 @pytest.mark.nightly
