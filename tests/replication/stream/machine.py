@@ -27,6 +27,7 @@ from entrepot.errors import EntrepotError, NotFound
 from entrepot.objects.check import check, take_up
 from entrepot.objects.ground import Ground
 from entrepot.objects.notices import Notice, take
+from entrepot.objects.recover import recover
 from entrepot.objects.removal import TAGGED
 from entrepot.objects.service import Objects
 from entrepot.objects.shipping import Shipping
@@ -43,7 +44,7 @@ from entrepot.stamp import Stamp
 from entrepot.store.memory import MemoryStore
 from entrepot.store.protocol import Attributes, Version
 from entrepot.store.retry import RetryPolicy
-from tests.objects.test_kill import recover_all
+from tests.objects.test_kill import expire
 from tests.objects.test_traits import Known
 from tests.objects.test_traits import Rows as RowsOf
 from tests.objects.worlds import ALL, SLOW
@@ -196,7 +197,8 @@ class Play:
         elif step.what == "again":
             await self.redrive()
         elif step.what == "recover":
-            await recover_all(self.gateways[site].sites[site])
+            await expire(self.base.catalogs[site])
+            await recover(self.gateways[site].sites[site].ground, older_s=0)
         else:
             self.is_fair = False
             cut = {site} if step.unlucky and self.chance.random() < 0.5 else set()
@@ -373,7 +375,8 @@ class Play:
             await self.tell(unlucky=False)
         for name in NAMES:
             objects = self.gateways[name].sites[name]
-            await recover_all(objects)
+            await expire(objects.ground.catalog)
+            await recover(objects.ground, older_s=0)
             if self.is_managed:  # what a sweep that died had not told
                 await check(objects.ground, await objects.ground.bucket(self.bucket), heal=True)
         await self.redrive()
