@@ -89,7 +89,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_streams_and_sweeps_agree_after_whatever_happened(
     own_dsns: dict[str, str], keys_dir: Path
 ) -> None:
-    explore(own_dsns, keys_dir, 100)
+    explore(own_dsns, keys_dir, 50)
 
 
 @pytest.mark.nightly
