@@ -229,7 +229,8 @@ class Objects:
         ``condition`` is about the source. The bytes pass through here: they are opened with the
         source's key and sealed for their new place.
         """
-        async with self.get(*source[:2], version_id=source[2], condition=condition) as body:
+        opened = self.get(*source[:2], version_id=source[2], condition=condition)
+        async with self.ground.streams, opened as body:  # each needs a second connection
             wish = wish or Wish(attributes=from_json(body.row.attributes))
             return await self.put(
                 bucket, key, body.pieces, size_bytes=body.row.size_bytes, wish=wish

@@ -224,7 +224,7 @@ class ObjectStore(Protocol):
         ``start`` (inclusive) and ``stop`` (exclusive) are byte offsets; ``stop`` past the end is
         the end, and a range that holds no byte is ``InvalidInput``. ``part`` (from 1) reads one
         part of a multipart object instead. ``Body.version`` has the size of the whole object.
-        A delete marker is ``NotFound`` by its own id as well.
+        A delete marker is ``NotFound`` by its own id as well, with the field ``status`` 405.
         """
         ...
 
