@@ -21,6 +21,7 @@ from entrepot.errors import (
     AccessDenied,
     AlreadyExists,
     BucketNotFound,
+    DeleteMarker,
     EntrepotError,
     IntegrityError,
     InvalidInput,
@@ -264,7 +265,11 @@ async def _read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
 async def _error_of(reply: aiohttp.ClientResponse, where: Mapping[str, str]) -> EntrepotError:
     body = await reply.content.read(ERROR_MAX_BYTES)
     code = _first(_CODE, body) or reply.headers.get("x-minio-error-code", "")
-    return error_for(reply.status, code, _first(_MESSAGE, body), where)
+    error = error_for(reply.status, code, _first(_MESSAGE, body), where)
+    if type(error) is NotFound and reply.headers.get("x-amz-delete-marker") == "true":
+        version = reply.headers.get("x-amz-version-id", "")
+        return DeleteMarker(error.message, hint=error.hint, **error.fields, version=version)
+    return error
 
 
 def _first(pattern: re.Pattern[bytes], body: bytes) -> str:
