@@ -308,6 +308,7 @@ async def test_adopted_buckets_too(near: Near, users: list[Any]) -> None:
 async def test_what_was_deleted_in_an_adopted_bucket(near: Near, users: list[Any]) -> None:
     bucket = await adopted(near, users)
     here, there = users
+    here.put_object(Bucket=bucket, Key="marked", Body=b"old")
     here.delete_object(Bucket=bucket, Key="marked")
     there.put_object(Bucket=bucket, Key="marked", Body=b"newer")
     with pytest.raises(DeleteMarker):

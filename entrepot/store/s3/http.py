@@ -56,7 +56,7 @@ _BY_CODE: Mapping[str, type[EntrepotError]] = {
     # A gateway over files: where one lies no folder can be, and the reverse. It says 409.
     "ExistingObjectIsDirectory": InvalidInput,
     "InvalidAccessKeyId": AccessDenied,
-    "InvalidDigest": InvalidInput,
+    "InvalidDigest": IntegrityError,  # Garage's word for BadDigest; S3's for one that is none
     "MethodNotAllowed": NotFound,  # GET or HEAD of a delete marker by its version id
     "NoSuchBucket": BucketNotFound,
     "NoSuchKey": NotFound,
