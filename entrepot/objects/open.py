@@ -45,6 +45,7 @@ async def open_objects(
         ) as ground,
     ):
         ground.capabilities = await _capabilities(control, site.name)
+        await control.close()  # it connects anew if a read misses
         peers = Peers(lambda: list_rules(control), _opener(config, control), metrics=metrics)
         min_size = config.caching.compression.min_size
         async with (

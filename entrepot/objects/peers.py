@@ -12,11 +12,11 @@ Words: *peer* another site of a rule with ``peer_reads``, whose writes come here
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.facts import ObjectRow
@@ -44,6 +44,8 @@ _MARGIN: Final = timedelta(days=1)
 """A removal is forgotten by the catalog's clock, a version's time is that of another site."""
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Opener = Callable[[str], AbstractAsyncContextManager[Ground]]
 """Opens a site by its name; it need not be started."""
@@ -73,7 +75,7 @@ class Peers:
 
     def __init__(
         self,
-        rules: Callable[[], Awaitable[Sequence[Rule]]],
+        rules: Callable[[], Coroutine[Any, Any, Sequence[Rule]]],
         opener: Opener,
         *,
         metrics: Metrics | None = None,
@@ -96,9 +98,13 @@ class Peers:
         self._stack = AsyncExitStack()
         self._grounds: dict[str, Ground] = {}
         self._opening = asyncio.Lock()
+        self._late: set[asyncio.Task[Any]] = set()
 
     async def aclose(self) -> None:
         """Leave the peers."""
+        for task in self._late:
+            task.cancel()
+        await asyncio.gather(*self._late, return_exceptions=True)
         self._grounds.clear()
         await self._stack.aclose()
 
@@ -130,12 +136,30 @@ class Peers:
             now = self._clock.monotonic()
             if self._rules_until is None or now >= self._rules_until:
                 try:
-                    async with asyncio.timeout(self._timeout_s):
-                        self._rules = await self._read_rules()
+                    self._rules = await self._in_time(self._read_rules())
                 except (RetryableError, TimeoutError) as error:
                     _log.warning("rules cannot be read, so those of before hold: %s", error)
                 self._rules_until = now + self._rules_ttl_s
             return self._rules
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes within ``timeout_s``, else ``TimeoutError``.
+
+        It is not cancelled then but left to its own limits: a statement that is cancelled waits for
+        its server, too.
+        """
+        task = asyncio.create_task(work)
+        self._late.add(task)
+        task.add_done_callback(self._end)
+        done, _ = await asyncio.wait([task], timeout=self._timeout_s)
+        if not done:
+            raise TimeoutError
+        return task.result()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()  # which nobody waits for any more, or somebody has
 
     async def _ask(
         self, peer: str, ground: Ground, bucket: Bucket, key: str, version_id: str | None
@@ -144,8 +168,7 @@ class Peers:
             self._count(ground, peer, "resting")
             return None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await _look(await self._open(peer), ground, bucket, key, version_id)
+            found = await self._in_time(self._look(peer, ground, bucket, key, version_id))
         except (EntrepotError, TimeoutError) as error:
             self._failed(ground, peer, error)
             return None
@@ -154,11 +177,13 @@ class Peers:
             self._count(ground, peer, "missing")
         return found
 
-    async def _open(self, peer: str) -> Ground:
+    async def _look(
+        self, peer: str, ground: Ground, bucket: Bucket, key: str, version_id: str | None
+    ) -> Found | None:
         async with self._opening:
             if peer not in self._grounds:
                 self._grounds[peer] = await self._stack.enter_async_context(self._opener(peer))
-            return self._grounds[peer]
+        return await _look(self._grounds[peer], ground, bucket, key, version_id)
 
     def _may_ask(self, peer: str) -> bool:
         until = self._rests.get(peer)

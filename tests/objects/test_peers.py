@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from botocore.client import BaseClient
+from sqlalchemy.engine import make_url
 
+from entrepot.catalog.connect import Catalog
 from entrepot.catalog.rules import Rule
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.embedded.minio import MinioServer
@@ -58,6 +60,8 @@ class Near:
     store: Store
     metrics: Metrics = field(default_factory=Metrics)
     rules: list[Rule] = field(default_factory=list)
+    peers: Peers = field(init=False)
+    """Patient ones: a busy machine is no peer that is down."""
 
     async def bucket(self, **kind: bool) -> str:
         name = new_bucket_name()
@@ -100,8 +104,8 @@ async def near(objects: Objects, there: Objects, minio_b: MinioServer) -> AsyncI
         async def rules() -> Sequence[Rule]:
             return found.rules
 
-        peers = Peers(rules, opener, metrics=found.metrics, rest_s=600, rules_ttl_s=0)
-        found.here = Objects(objects.ground, peers=peers)
+        peers = Peers(rules, opener, metrics=found.metrics, timeout_s=20, rest_s=600, rules_ttl_s=0)
+        found.here, found.peers = Objects(objects.ground, peers=peers), peers
         try:
             yield found
         finally:
@@ -229,6 +233,7 @@ async def test_a_peer_that_is_down_costs_little(near: Near) -> None:
     await near.there.put(bucket, "k", BODY)
     assert await near.reads(bucket, "k") == BODY
     near.link.hang()
+    near.peers._timeout_s = 0.5
     began = SYSTEM_CLOCK.monotonic()
     with pytest.raises(NotFound):
         await near.reads(bucket, "k")
@@ -236,11 +241,42 @@ async def test_a_peer_that_is_down_costs_little(near: Near) -> None:
     assert SYSTEM_CLOCK.monotonic() - began < 8  # the store's own patience is 60 s
     assert near.counts() == {"served": 1, "failed": 1, "resting": 20}
     await near.link.heal()
-    peers = near.here._peers
-    assert peers is not None
-    peers._rests["site-b"] = 0.0  # the time is over
+    near.peers._timeout_s = 20
+    near.peers._rests["site-b"] = 0.0  # the time is over
     assert await near.reads(bucket, "k") == BODY
     assert await near.reads(bucket, "k") == BODY
+
+
+async def test_a_peer_whose_catalog_hangs_costs_little(near: Near, other_dsn: str) -> None:
+    """Its driver would wait for it for seconds, also where it is cancelled."""
+    bucket = await near.bucket()
+    await near.there.put(bucket, "k", b"x")
+    dsn = make_url(other_dsn)
+    assert dsn.port
+    async with BreakableProxy(HOST, dsn.port) as link:
+        behind = dsn.set(port=link.port).render_as_string(hide_password=False)
+
+        @asynccontextmanager
+        async def opener(_name: str) -> AsyncGenerator[Ground, None]:
+            async with Catalog.open(behind, pool_size=2) as catalog:
+                ground = near.there.ground.through(near.store)
+                ground.catalog = catalog
+                yield ground
+
+        async def rules() -> Sequence[Rule]:
+            return near.rules
+
+        peers = Peers(rules, opener, metrics=near.metrics, timeout_s=20, rest_s=600)
+        async with aclosing(peers):
+            near.here = Objects(near.here.ground, peers=peers)
+            assert await near.reads(bucket, "k") == b"x"
+            link.hang()
+            peers._timeout_s = 0.3
+            began = SYSTEM_CLOCK.monotonic()
+            await near.misses(bucket, "k")
+            assert SYSTEM_CLOCK.monotonic() - began < 2.5
+            await link.cut()
+            assert near.counts() == {"served": 1, "failed": 1}
 
 
 async def test_a_body_that_breaks_is_an_error(near: Near) -> None:
@@ -261,9 +297,7 @@ async def test_rules_that_cannot_be_read_stay_as_they_were(near: Near) -> None:
             raise Unavailable("the control catalog is down (scripted)")
         return near.rules
 
-    peers = near.here._peers
-    assert peers is not None
-    peers._read_rules = rules
+    near.peers._read_rules = rules
     bucket = await near.bucket()
     await near.there.put(bucket, "k", b"x")
     for _ in range(2):
