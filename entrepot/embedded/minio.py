@@ -42,6 +42,7 @@ class Notify:
 
 
 MinioCredentials = RootUser
+"""The root user of a site."""
 
 
 def minio_spec(
