@@ -69,6 +69,7 @@ async def opened(
     start: int = 0,
     stop: int | None = None,
     condition: Condition | None = None,
+    is_certain: bool = True,
 ) -> AsyncGenerator[Opened, None]:
     """Open a version; ``stop`` past the end is the end, a range without a byte ``InvalidInput``."""
     if condition:
@@ -86,16 +87,17 @@ async def opened(
             # more than decompressing.
             pieces = reader.read(start, end, digest=False)
             stack.push_async_callback(pieces.aclose)
-            yield Opened(row, start, end, pieces)
+            yield Opened(row, start, end, pieces, is_certain)
             return
         if row.size_bytes == 0:
-            yield Opened(row, 0, 0, _nothing())
+            yield Opened(row, 0, 0, _nothing(), is_certain)
             return
         until = None if start == 0 and end == row.size_bytes else end
         body = await stack.enter_async_context(
             ground.store.get(*place, version_id=row.version_id, start=start, stop=until)
         )
-        yield Opened(row, start, end, _whole(aiter(body), end - start, key=row.key))
+        pieces = _whole(aiter(body), end - start, key=row.key)
+        yield Opened(row, start, end, pieces, is_certain)
 
 
 async def _whole(

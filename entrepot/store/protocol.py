@@ -398,8 +398,9 @@ class BucketStore(Protocol):
         source: Source,
         *,
         size_bytes: int | None = None,
+        crc32c: Callable[[], int] | None = None,
     ) -> Part:
-        """Store part ``number``; 5 MiB at least, except the last."""
+        """Store part ``number``; 5 MiB at least, except the last. ``crc32c`` as in ``put``."""
         ...
 
     async def complete(

@@ -91,6 +91,7 @@ EVERYTHING = {
     "drift": "overwrite",
     "travels": ("metadata", "tags"),
     "conflict": {"": "site-priority", "x/": "hook:mine"},
+    "peer_reads": True,
     "rpo_s": 60,
     "max_delete_share": 0.25,
     "max_delete_count": 7,
