@@ -191,6 +191,17 @@ class Origins:
                 return replace(marker, mtime_ms=below.mtime_ms + 1), below
         return (marker,)
 
+    async def whole(self, site: Site, history: Sequence[Version]) -> tuple[Version, ...]:
+        """All versions of a key at one site, objects with the times they stand for."""
+        if site.keeps_origin:
+            return tuple(history)
+        return tuple(
+            [
+                version if version.is_delete_marker else (await self.placed(site, version))[0]
+                for version in history
+            ]
+        )
+
     async def placed(
         self, site: Site, version: Version, *, believing: bool = True
     ) -> tuple[Version, bool]:

@@ -172,6 +172,14 @@ def _entry(key: str, site: int, head: Head) -> Entry:
     )
 
 
+def newest(view: View) -> Entry:
+    """What is served where nobody contends: the latest of the heads that were not written over.
+
+    A write that knew of another one comes after it, also where a clock gives both one time.
+    """
+    return max(_leaves(view, {}) or view.heads, key=lambda entry: entry.order)
+
+
 def contenders(view: View) -> tuple[Entry, ...]:
     """The heads of which none descends from another, by order; fewer than two: no conflict."""
     found = _undescended(view, {})
@@ -183,6 +191,11 @@ def contenders(view: View) -> tuple[Entry, ...]:
 
 
 def _undescended(view: View, settled: Mapping[str, frozenset[str]]) -> tuple[Entry, ...]:
+    left = _leaves(view, settled)
+    return tuple(sorted(left, key=lambda entry: entry.order)) if len(left) > 1 else ()
+
+
+def _leaves(view: View, settled: Mapping[str, frozenset[str]]) -> list[Entry]:
     heads: dict[str, Entry] = {}
     ancestors: dict[str, set[str]] = {}
     for history in view.histories:
@@ -191,12 +204,11 @@ def _undescended(view: View, settled: Mapping[str, frozenset[str]]) -> tuple[Ent
             heads.setdefault(head.identity, head)
             known = ancestors.setdefault(head.identity, set(settled.get(head.identity, ())))
             known.update(entry.identity for entry in history[1:])
-    left = [
+    return [
         head
         for identity, head in heads.items()
         if not any(identity in known for other, known in ancestors.items() if other != identity)
     ]
-    return tuple(sorted(left, key=lambda entry: entry.order)) if len(left) > 1 else ()
 
 
 def _settled(view: View, head: Entry) -> frozenset[str]:
