@@ -121,14 +121,16 @@ async def measure(catalog: Catalog, root: Path, *, keys: int, runs: int) -> list
 
 async def run(keys: int, runs: int) -> list[dict[str, Any]]:
     """All of it, with servers that are gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="entrepot-bench-") as root:
-        postgres = PostgresServer(Path(root), password=SecretStr(new_bytes(16).hex()))
+    with tempfile.TemporaryDirectory(prefix="entrepot-bench-") as name:
+        root = Path(name)
+        root.chmod(0o711)  # Postgres runs as another user than root
+        postgres = PostgresServer(root, password=SecretStr(new_bytes(16).hex()))
         postgres.start()
         try:
             dsn = postgres.create_database("minted")
             await migrate(dsn, kind=CatalogKind.CONTROL)
             async with Catalog.open(dsn) as catalog:
-                return await measure(catalog, Path(root), keys=keys, runs=runs)
+                return await measure(catalog, root, keys=keys, runs=runs)
         finally:
             postgres.stop()
 
