@@ -111,7 +111,7 @@ async def test_a_wrong_row_is_noticed_and_mended(world: Mapped, wrong: str) -> N
     }[wrong]
     before = world.histories()
     await world.map.keep(world.bucket, {named: mark})
-    assert await world.heads() == 1
+    assert await world.heads() > 0
     assert world.histories() == before
     assert await world.rows() == right
     # Whom the row would have win: what was written since, or what had been there before.
