@@ -119,20 +119,17 @@ async def measure(catalog: Catalog, root: Path, *, keys: int, runs: int) -> list
     ]
 
 
-async def run(keys: int, runs: int) -> list[dict[str, Any]]:
+async def run(root: Path, *, keys: int, runs: int) -> list[dict[str, Any]]:
     """All of it, with servers that are gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="entrepot-bench-") as name:
-        root = Path(name)
-        root.chmod(0o711)  # Postgres runs as another user than root
-        postgres = PostgresServer(root, password=SecretStr(new_bytes(16).hex()))
-        postgres.start()
-        try:
-            dsn = postgres.create_database("minted")
-            await migrate(dsn, kind=CatalogKind.CONTROL)
-            async with Catalog.open(dsn) as catalog:
-                return await measure(catalog, root, keys=keys, runs=runs)
-        finally:
-            postgres.stop()
+    postgres = PostgresServer(root, password=SecretStr(new_bytes(16).hex()))
+    postgres.start()
+    try:
+        dsn = postgres.create_database("minted")
+        await migrate(dsn, kind=CatalogKind.CONTROL)
+        async with Catalog.open(dsn) as catalog:
+            return await measure(catalog, root, keys=keys, runs=runs)
+    finally:
+        postgres.stop()
 
 
 @click.command()
@@ -141,7 +138,10 @@ async def run(keys: int, runs: int) -> list[dict[str, Any]]:
 @click.option("--runs", default=3, type=click.IntRange(1))
 def main(*, as_json: bool, keys: int, runs: int) -> None:
     """Count what a sweep that finds nothing asks of an endpoint that mints ids."""
-    cases = asyncio.run(run(keys, runs))
+    with tempfile.TemporaryDirectory(prefix="entrepot-bench-") as name:
+        root = Path(name)
+        root.chmod(0o711)  # Postgres runs as another user than root
+        cases = asyncio.run(run(root, keys=keys, runs=runs))
     if as_json:
         print(json.dumps({"cases": cases, "machine": table.machine()}))
         return

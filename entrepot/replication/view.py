@@ -175,8 +175,8 @@ def _entry(key: str, site: int, head: Head) -> Entry:
 
 
 def newest(view: View) -> Entry:
-    """What is served where nobody contends: the latest head; of equal times one that was not written
-    over, since a write that knew of another one comes after it.
+    """What is served where nobody contends: the latest head; of equal times one that was not
+    written over, since a write that knew of another one comes after it.
     """
     latest_ms = max(entry.mtime_ms for entry in view.heads)
     latest = [entry for entry in _leaves(view, {}) if entry.mtime_ms == latest_ms]
