@@ -4,6 +4,7 @@ A listing leaves out tags that its reader may not see, without a word; so of the
 are asked for by themselves, and where they are others, of every one.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -92,3 +93,21 @@ async def closed(listing: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:
     finally:
         if isinstance(listing, AsyncGenerator):
             await listing.aclose()
+
+
+async def ahead(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[Page, None]:
+    """The same pages, each asked for while the one before it is looked at."""
+    coming = asyncio.create_task(following(pages))
+    try:
+        while (page := await coming) is not None:
+            coming = asyncio.create_task(following(pages))
+            yield page
+    finally:
+        # A listing cannot be closed while it is being read; how that read ends, nobody asks.
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+async def following(pages: AsyncGenerator[Page, None]) -> Page | None:
+    """The next page, or that there is none."""
+    return await anext(pages, None)

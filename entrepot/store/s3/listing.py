@@ -19,6 +19,14 @@ from entrepot.errors import IntegrityError
 from entrepot.store.protocol import NULL_VERSION, Page, Version
 
 _FIELDS = re.compile(rb"<(Key|LastModified|ETag|Size|IsLatest|VersionId)>([^<]*)</")
+_USUAL = re.compile(
+    # MinIO's order, a key without escapes, an id; half the time of the general way (measured).
+    rb"<Version><Key>([^<&%+]+)</Key><LastModified>([^<&]+)</LastModified>"
+    rb'<ETag>&#34;([^<&"]*)&#34;</ETag><Size>([0-9]+)</Size>'
+    rb"<Owner><ID>[^<]*</ID><DisplayName>[^<]*</DisplayName></Owner>"
+    rb"<StorageClass>[^<]*</StorageClass>(?:<Internal><K>[^<]*</K><M>[^<]*</M></Internal>)?"
+    rb"<IsLatest>(true|false)</IsLatest><VersionId>([^<&]+)</VersionId>"
+)
 _ENTRY = re.compile(
     rb"(<(Version|DeleteMarker|Contents|CommonPrefixes)>.*?)</\2>",
     re.DOTALL,
@@ -166,8 +174,10 @@ def decode(token: bytes) -> Version:
         found = _PREFIX.search(token)
         prefix = unquote_plus(unescape(found[1].decode())) if found else ""
         return Version(key=prefix, version_id="", mtime_ms=0)
-    fields = dict(_FIELDS.findall(token))
     try:
+        if usual := _USUAL.fullmatch(token):
+            return _usual(usual)
+        fields = dict(_FIELDS.findall(token))
         when = datetime.fromisoformat(fields[b"LastModified"].decode())
         return Version(
             key=unquote_plus(unescape(fields[b"Key"].decode())),
@@ -183,3 +193,16 @@ def decode(token: bytes) -> Version:
             "the endpoint's listing has an entry that cannot be read",
             entry=token[:300].decode("utf-8", "replace"),
         ) from error
+
+
+def _usual(found: re.Match[bytes]) -> Version:
+    key, when, etag, size, is_latest, version_id = found.groups()
+    moment = datetime.fromisoformat(when.decode())
+    return Version(
+        key.decode(),
+        version_id.decode(),
+        round(moment.timestamp() * 1000),
+        int(size),
+        etag.decode(),
+        is_latest == b"true",
+    )
