@@ -59,13 +59,16 @@ class Details:
                 self._has_details = tags == version.attributes.tags
                 return
 
+    @property
+    def tells(self) -> bool:
+        """Whether it is known that the listing tells all."""
+        return self._has_details is True
+
     async def of(self, version: Version) -> Version:
         """The version with its attributes and lock; ``NotFound`` where it is gone by now."""
-        if version.is_delete_marker:
+        if version.is_delete_marker or (self.tells and is_described(version)):
             return version
-        if version.attributes is None or version.lock is None or not self._has_details:
-            return await self._asked(version)
-        return version
+        return await self._asked(version)
 
     async def _asked(self, version: Version) -> Version:
         store, of = self.site.store, {"version_id": version.version_id}
@@ -83,6 +86,12 @@ class Details:
                     raise
                 self._has_locks = False
         return replace(version, attributes=attributes, lock=lock)
+
+
+def is_described(version: Version) -> bool:
+    """Whether its listing told all there is; of a delete marker that is nothing."""
+    told = version.attributes is not None and version.lock is not None
+    return told or version.is_delete_marker
 
 
 async def closed(listing: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:

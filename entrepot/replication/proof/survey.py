@@ -24,7 +24,7 @@ from entrepot.errors import (
     NotFound,
     RetryableError,
 )
-from entrepot.replication.details import Details, ahead, closed, following
+from entrepot.replication.details import Details, ahead, closed, following, is_described
 from entrepot.replication.origins import unmarked
 from entrepot.replication.proof.record import (
     Fact,
@@ -178,16 +178,27 @@ class Reader:
     async def facts(self, page: Page) -> list[Named]:
         """What a page says, and what is asked for beside it; without what is gone by now."""
         versions = page.versions
+        if self.profile.level is not Level.LISTING:
+            await self.details.check(versions)
+        return self.plain(versions) if self.tells(versions) else await self._whole(versions)
+
+    def tells(self, versions: Sequence[Version]) -> bool:
+        """Whether these say all that the profile compares, as they were listed."""
+        if self.profile.level is not Level.ATTRIBUTES:
+            return self.profile.level is Level.LISTING
+        return self.details.tells and all(map(is_described, versions))
+
+    def plain(self, versions: Sequence[Version]) -> list[Named]:
+        """The same of versions that say it all."""
         if self.profile.level is Level.LISTING:
             return [(_name(version), self._fact(version)) for version in versions]
-        return await self._whole(versions)
+        return [(_name(version), self._fact(_unmarked(version))) for version in versions]
 
     def _fact(self, version: Version, *, sha256: str = "") -> Fact:
         return fact_of(version, self.profile, sha256=sha256)
 
     async def _whole(self, versions: Sequence[Version]) -> list[Named]:
         """Facts of the versions, in order, without those that are gone by now."""
-        await self.details.check(versions)
         found: list[Named | None] = [None] * len(versions)
         waiting = iter(enumerate(versions))
 
@@ -216,8 +227,7 @@ class Reader:
         """The version with its attributes and lock, without the mark of a copy."""
         if version.is_delete_marker:
             return version
-        version = await self.details.of(version)
-        return replace(version, attributes=unmarked(version.attributes or Attributes()))
+        return _unmarked(await self.details.of(version))
 
     async def sha256(self, version: Version) -> str:
         """SHA-256 of the stored bytes, read now; again where the connection breaks."""
@@ -277,6 +287,13 @@ class Reader:
                 )
 
 
+def _unmarked(version: Version) -> Version:
+    """The version without the mark of a copy."""
+    attributes = version.attributes or Attributes()
+    bare = unmarked(attributes)
+    return version if bare is attributes else replace(version, attributes=bare)
+
+
 def _name(version: Version) -> bytes:
     return version.key.encode("utf-8", "surrogateescape")
 
@@ -329,16 +346,14 @@ async def _surveyed(
 async def _told(
     readers: Sequence[Reader], pages: Sequence[Page | None]
 ) -> list[list[Named] | None]:
-    """What each site's page says; said once where they sent the same bytes and nothing is asked."""
+    """What each site's page says, once where they sent the same bytes and these say it all."""
     first = pages[0]
-    if (
-        readers[0].profile.level is Level.LISTING
-        and first
-        and all(
-            page and page.decode == first.decode and page.tokens == first.tokens for page in pages
-        )
+    if first and all(
+        page and page.decode == first.decode and page.tokens == first.tokens for page in pages
     ):
-        return [await readers[0].facts(first)] * len(readers)
+        versions = first.versions
+        if all(reader.tells(versions) for reader in readers):
+            return [readers[0].plain(versions)] * len(readers)
 
     async def tell(reader: Reader, page: Page | None) -> list[Named] | None:
         return None if page is None else await reader.facts(page)

@@ -4,6 +4,7 @@ Metadata values travel as the endpoint keeps them: UTF-8 bytes, which plain ASCI
 Control characters are refused, since a line break would start another header.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
@@ -17,6 +18,7 @@ from entrepot.store.protocol import Attributes, Lock, Origin, Version
 
 BYPASS = {"x-amz-bypass-governance-retention": "true"}
 _META = "x-amz-meta-"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STORED = (
     "cache-control",
     "content-disposition",
@@ -37,7 +39,7 @@ def attributes_to_headers(attributes: Attributes | None) -> dict[str, str]:
     if attributes.tags:
         headers["x-amz-tagging"] = urlencode(attributes.tags)
     for name, value in headers.items():
-        if not name.isascii() or any(ord(sign) < 0x20 or ord(sign) == 0x7F for sign in value):
+        if not name.isascii() or _CONTROL.search(value):
             raise InvalidInput("metadata holds a sign that no header can carry", name=name)
     return headers
 
