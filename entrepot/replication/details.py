@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from entrepot.errors import BucketNotFound, InvalidInput, NotFound, Unsupported
-from entrepot.replication.sites import Site
-from entrepot.store.protocol import PAGE_MAX, Attributes, Lock, Page, Version
+from entrepot.store.protocol import PAGE_MAX, Attributes, Lock, Page, Store, Version
 
 
 @dataclass(slots=True)
 class Details:
-    """What one site tells of the versions of one bucket."""
+    """What one store tells of the versions of one bucket."""
 
-    site: Site
+    store: Store
     bucket: str
     _has_details: bool | None = None
     _has_locks: bool | None = None
@@ -29,7 +28,7 @@ class Details:
         """Pages of the listing; one with details only where the endpoint takes the request."""
         details = details and self._has_details is not False
         ask = partial(
-            self.site.store.versions, self.bucket, prefix=prefix, after=after, page_size=page_size
+            self.store.versions, self.bucket, prefix=prefix, after=after, page_size=page_size
         )
         listing = ask(details=details)
         try:
@@ -51,7 +50,7 @@ class Details:
             if version.attributes is not None and self._has_details is None:
                 of = {"version_id": version.version_id}
                 try:
-                    tags = await self.site.store.tags(self.bucket, version.key, **of)
+                    tags = await self.store.tags(self.bucket, version.key, **of)
                 except BucketNotFound:
                     raise
                 except NotFound:
@@ -71,7 +70,7 @@ class Details:
         return await self._asked(version)
 
     async def _asked(self, version: Version) -> Version:
-        store, of = self.site.store, {"version_id": version.version_id}
+        store, of = self.store, {"version_id": version.version_id}
         head = await store.head(self.bucket, version.key, **of)
         attributes, lock = head.attributes or Attributes(), Lock()
         if attributes.tag_count:

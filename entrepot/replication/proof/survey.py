@@ -128,7 +128,7 @@ class Reader:
     details: Details = field(init=False)
 
     def __post_init__(self) -> None:
-        self.details = Details(self.site, self.bucket)
+        self.details = Details(self.site.store, self.bucket)
 
     async def look(self, name: bytes) -> Facts:
         """One key as it is now."""
