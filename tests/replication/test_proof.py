@@ -148,38 +148,6 @@ def test_the_answer_is_right_and_the_same_whichever_site_is_named_first(
     asyncio.run(check())
 
 
-@given(st.integers(0, 11), st.sampled_from(["bytes", "gone", "more", ""]), st.data())
-@settings(max_examples=40)
-def test_sites_that_part_on_any_page_have_the_trees_of_each_alone(
-    at: int, what: str, data: st.DataObject
-) -> None:
-    size = data.draw(st.integers(1, 7), label="page size")
-
-    class Short(StoreWrapper):
-        def versions(self, bucket: str, **more: Any) -> AsyncIterator[Page]:
-            return self._store.versions(bucket, **{**more, "page_size": size})
-
-    async def check() -> None:
-        sites = [memory_site(number, Short(MemoryStore())) for number in range(3)]
-        for site in sites:
-            await site.store.create(BUCKET)
-        for number in range(24):
-            await put(sites, f"k{number // 2:02}", at=number)
-        if what == "gone":
-            await change(sites[2], "remove", f"k{at:02}", 2 * at)
-        elif what:
-            await put([sites[2]], f"k{at:02}" + ("-more" if what == "more" else ""), b"y", at=99)
-        readers = {site.name: Reader(site, BUCKET, Profile(), 4) for site in sites}
-        together = await survey(readers)
-        for name, reader in readers.items():
-            assert together[name] == (await survey({name: reader}))[name]
-        digests = [root.digest for root in together.values()]
-        assert digests[0] == digests[1]
-        assert (digests[0] == digests[2]) == (not what)
-
-    asyncio.run(check())
-
-
 # One difference of each kind
 
 
