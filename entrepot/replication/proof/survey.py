@@ -65,8 +65,12 @@ class Whole:
 
     profile: Profile
     site: str
+    _all_count: bool = field(init=False)
     _name: bytes = b""
     _facts: tuple[Fact, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._all_count = self.profile.has_history
 
     def add(self, page: Sequence[Named]) -> list[Key]:
         """The keys that are whole with this page.
@@ -86,7 +90,9 @@ class Whole:
                     site=self.site,
                     key=key.decode("utf-8", "replace"),
                 )
-            if counted := in_order(facts, self.profile):
+            if len(facts) == 1 and self._all_count:
+                done.append(Key(name, facts))
+            elif counted := in_order(facts, self.profile):
                 done.append(Key(name, counted))
             name, facts = key, (fact,)
         self._name, self._facts = name, facts
@@ -177,21 +183,33 @@ class Reader:
 
     async def facts(self, page: Page) -> list[Named]:
         """What a page says, and what is asked for beside it; without what is gone by now."""
+        if self.profile.level is Level.LISTING:
+            return self.listed(page)
         versions = page.versions
-        if self.profile.level is not Level.LISTING:
-            await self.details.check(versions)
-        return self.plain(versions) if self.tells(versions) else await self._whole(versions)
+        await self.details.check(versions)
+        return self.described(versions) if self.tells(versions) else await self._whole(versions)
+
+    def listed(self, page: Page) -> list[Named]:
+        """What a page says by itself."""
+        usual = page.usual if self.profile.is_exact else None
+        found: list[Named] = []
+        for token in page.tokens:
+            if usual and (fields := usual(token)):
+                key, version_id, time_ms, size_bytes, etag, is_current = fields
+                fact = Fact(version_id, time_ms, is_current, False, size_bytes, "etag:" + etag)
+                found.append((key, fact))
+            else:
+                version = page.decode(token)
+                found.append((_name(version), self._fact(version)))
+        return found
 
     def tells(self, versions: Sequence[Version]) -> bool:
-        """Whether these say all that the profile compares, as they were listed."""
-        if self.profile.level is not Level.ATTRIBUTES:
-            return self.profile.level is Level.LISTING
-        return self.details.tells and all(map(is_described, versions))
+        """Whether these say all that the profile compares beyond a listing's own."""
+        is_enough = self.profile.level is Level.ATTRIBUTES and self.details.tells
+        return is_enough and all(map(is_described, versions))
 
-    def plain(self, versions: Sequence[Version]) -> list[Named]:
-        """The same of versions that say it all."""
-        if self.profile.level is Level.LISTING:
-            return [(_name(version), self._fact(version)) for version in versions]
+    def described(self, versions: Sequence[Version]) -> list[Named]:
+        """What versions say that tell it all."""
         return [(_name(version), self._fact(_unmarked(version))) for version in versions]
 
     def _fact(self, version: Version, *, sha256: str = "") -> Fact:
@@ -351,9 +369,11 @@ async def _told(
     if first and all(
         page and page.decode == first.decode and page.tokens == first.tokens for page in pages
     ):
+        if readers[0].profile.level is Level.LISTING:
+            return [readers[0].listed(first)] * len(readers)
         versions = first.versions
         if all(reader.tells(versions) for reader in readers):
-            return [readers[0].plain(versions)] * len(readers)
+            return [readers[0].described(versions)] * len(readers)
 
     async def tell(reader: Reader, page: Page | None) -> list[Named] | None:
         return None if page is None else await reader.facts(page)
