@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.charset import QP, Charset
 from email.header import Header, decode_header, make_header
-from email.utils import format_datetime
 from io import BytesIO
 from urllib.parse import quote, quote_plus, unquote_plus
 from uuid import UUID
@@ -460,16 +459,6 @@ def test_a_copy_with_an_origin_is_no_replica() -> None:
     assert copy_origin_to_headers(None) == {}
     found = copy_origin_to_headers(Origin(version_id="x", mtime_ms=1_700_000_000_007))
     assert found == {"x-minio-source-mtime": "2023-11-14T22:13:20.007Z"}
-
-
-@given(
-    st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1)).map(lambda t: t.replace(tzinfo=UTC))
-)
-def test_dates_of_replies_are_read_as_the_library_reads_them(when: datetime) -> None:
-    when = when.replace(microsecond=0)
-    for text in (format_datetime(when, usegmt=True), format_datetime(when)):
-        found = version_from_headers("k", {"Last-Modified": text}, size_bytes=0)
-        assert found.mtime_ms == when.timestamp() * 1000
 
 
 def test_a_reply_without_version_is_the_null_one() -> None:
