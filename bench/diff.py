@@ -118,11 +118,14 @@ async def within(work: str, keys: int, endpoints: Sequence[Endpoint]) -> dict[st
     """Seconds of one work, and this process's peak."""
     sites = opened(endpoints)
     began = SYSTEM_CLOCK.monotonic()
-    if (found := await done(work, sites, keys)) != keys:
-        raise IntegrityError("not every key was seen", work=work, keys=keys, found=found)
+    try:
+        found = await done(work, sites, keys)
+    finally:
+        for each in sites:
+            await each.store.close()
     seconds = SYSTEM_CLOCK.monotonic() - began
-    for each in sites:
-        await each.store.close()
+    if found != keys:
+        raise IntegrityError("not every key was seen", work=work, keys=keys, found=found)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = usage.ru_utime + usage.ru_stime
     return {"seconds": seconds, "cpu_s": cpu_s, "peak_mib": usage.ru_maxrss / 1024}
