@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from bench import data, table
 from bench.data import Dataset
 from bench.measure import Endpoint
 from bench.proof import compared, listed, opened
+from bench.reaper import watched
 from bench.servers import site
 from entrepot.clock import SYSTEM_CLOCK
 from entrepot.errors import IntegrityError
@@ -187,6 +189,7 @@ def main(*, as_json: bool, keys: str, runs: int, where: str | None, inner: str |
         return
     with (
         tempfile.TemporaryDirectory(prefix="entrepot-bench-", dir=where) as root,
+        watched(Path(root)),
         site("first", Path(root)) as first,
         site("second", Path(root)) as second,
     ):
@@ -199,4 +202,5 @@ def main(*, as_json: bool, keys: str, runs: int, where: str | None, inner: str |
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: cleans up
     main()
