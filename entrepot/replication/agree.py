@@ -137,7 +137,7 @@ class _Pass:
     after: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.details = [Details(site, self.context.bucket) for site in self.context.sites]
+        self.details = [Details(site.store, self.context.bucket) for site in self.context.sites]
         self.origins = Origins(self.context.sites, self.context.bucket)
         self.after = self.keys.after
 

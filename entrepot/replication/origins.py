@@ -49,6 +49,8 @@ def marked(attributes: Attributes, *, bucket: str, action: Copy) -> Attributes:
 
 def unmarked(attributes: Attributes) -> Attributes:
     """``attributes`` without the mark of an earlier journey."""
+    if ORIGIN_NAME not in attributes.metadata:
+        return attributes
     kept = {name: text for name, text in attributes.metadata.items() if name != ORIGIN_NAME}
     return replace(attributes, metadata=kept)
 

@@ -344,7 +344,7 @@ async def sweep_shard(
             return found
 
         findings = await resting(from_the_cursor, standing)
-        if job.compares:
+        if job.compares and recorded.shared:  # what was copied just now is the same everywhere
             how |= {"standing": standing, "checkpoint": partial(checkpoint, ""), "bases": ledger}
             findings.rows += await _compare(job, shard, sites, **how)
         await checkpoint(cursor, Totals(), done=True)

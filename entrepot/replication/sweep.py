@@ -207,6 +207,7 @@ class _Sweep:
         self._batch.listed += window.listed
         totals = self._context.totals
         totals.listed += window.listed
+        totals.shared += sum(window.counts) - window.listed
         for site, count in zip(self._context.sites, window.counts, strict=True):
             totals.hold(site.name, count)
         removed: Mapping[str, Mapping[str, frozenset[str]]] = {}

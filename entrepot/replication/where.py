@@ -110,7 +110,7 @@ async def _elsewhere(
 
 
 def _facts(versions: Sequence[Version], profile: Profile) -> Facts:
-    return in_order((fact_of(version, profile) for version in versions), profile)
+    return in_order([fact_of(version, profile) for version in versions], profile)
 
 
 async def _answer(site: Site, bucket: str, key: str, catalog: Catalog | None) -> Answer:
