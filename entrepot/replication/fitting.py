@@ -32,7 +32,7 @@ class Fitting:
     _details: list[Details] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._details = [Details(site, self.bucket) for site in self.sites]
+        self._details = [Details(site.store, self.bucket) for site in self.sites]
 
     def listings(self, prefix: str, *, after: str) -> list[AsyncIterator[Page]]:
         """The listings of all sites, with tags where that is needed and can be had."""

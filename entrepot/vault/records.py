@@ -51,9 +51,14 @@ def time_of(name: str) -> datetime:
     return whole.replace(microsecond=int(name[15:18]) * 1000)
 
 
+def is_name(name: str) -> bool:
+    """Whether that can name a record."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> None:
     """``InvalidInput`` for what cannot name a record, so that no name is a path."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidInput(
             "this names no record of a vault",
             hint="such as 20261125T224500123Z-0123456789abcdef: entrepot backup list",

@@ -13,6 +13,7 @@ from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.clock import new_token
 from entrepot.embedded.minio import MinioCredentials, MinioServer
 from entrepot.embedded.postgres import PostgresServer
+from entrepot.embedded.versity import VersityServer
 from entrepot.replication.policy import Policy
 from tests.replication.worlds import World
 
@@ -24,6 +25,18 @@ def minio_c(servers_dir: Path) -> Iterator[MinioServer]:
     """A third running MinIO."""
     server = MinioServer(
         servers_dir / "minio-c", MinioCredentials(new_token(8), SecretStr(new_token(24)))
+    )
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def versity(servers_dir: Path) -> Iterator[VersityServer]:
+    """A running server that is not MinIO, and chooses version ids and times itself."""
+    server = VersityServer(
+        servers_dir / "versity", MinioCredentials(new_token(8), SecretStr(new_token(24)))
     )
     try:
         yield server.start()
@@ -49,11 +62,16 @@ async def worlds(
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def control(postgres: PostgresServer) -> AsyncIterator[Catalog]:
-    """One control catalog; every test has a bucket, and so a job, of its own."""
+async def control_dsn(postgres: PostgresServer) -> SecretStr:
     dsn = postgres.create_database("replication_test")
     await migrate(dsn, kind=CatalogKind.CONTROL)
-    async with Catalog.open(dsn, pool_size=8) as catalog:
+    return dsn
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def control(control_dsn: SecretStr) -> AsyncIterator[Catalog]:
+    """One control catalog; every test has a bucket, and so a job, of its own."""
+    async with Catalog.open(control_dsn, pool_size=8) as catalog:
         yield catalog
 
 

@@ -35,7 +35,8 @@ def where_command(
 ) -> None:
     """Show what each site has of KEY: versions, current one, tags, lock, and its catalog's word.
 
-    KEY is as the store has it. Exit status 1 where sites differ or cannot be asked.
+    Under `elsewhere` stands the id that a version has at other sites, if it is another one. KEY is
+    as the store has it. Exit status 1 where sites differ or cannot be asked.
     """
     from entrepot.config import load
     from entrepot.replication.where import as_json as told
@@ -87,7 +88,7 @@ def _tell(found: "Where") -> None:
 
 def _rows(answer: "Answer", found: "Where") -> list[dict[str, Any]]:
     """A row a version, or one that says that there is none."""
-    names = ["version", "current", "time", "bytes", "tags", "lock", "catalog"]
+    names = ["version", "current", "time", "bytes", "tags", "lock", "catalog", "elsewhere"]
     names += ["fits"] if found.tag_filter else []
     if not answer.versions:
         nothing = "cannot be asked" if answer.error else "none"
@@ -104,6 +105,7 @@ def _rows(answer: "Answer", found: "Where") -> list[dict[str, Any]]:
             [f"{name}={value}" for name, value in sorted(tags.items())],
             _lock(version),
             _catalog(answer, version),
+            answer.elsewhere.get(version.version_id),
             "yes" if found.fits(version) else None,
         )
         rows.append({"site": answer.site, **dict(zip(names, shown, strict=False))})

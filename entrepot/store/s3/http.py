@@ -21,6 +21,7 @@ from entrepot.errors import (
     AccessDenied,
     AlreadyExists,
     BucketNotFound,
+    DeleteMarker,
     EntrepotError,
     IntegrityError,
     InvalidInput,
@@ -55,7 +56,7 @@ _BY_CODE: Mapping[str, type[EntrepotError]] = {
     # A gateway over files: where one lies no folder can be, and the reverse. It says 409.
     "ExistingObjectIsDirectory": InvalidInput,
     "InvalidAccessKeyId": AccessDenied,
-    "InvalidDigest": InvalidInput,
+    "InvalidDigest": IntegrityError,  # Garage's word for BadDigest; S3's for one that is none
     "MethodNotAllowed": NotFound,  # GET or HEAD of a delete marker by its version id
     "NoSuchBucket": BucketNotFound,
     "NoSuchKey": NotFound,
@@ -264,7 +265,11 @@ async def _read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
 async def _error_of(reply: aiohttp.ClientResponse, where: Mapping[str, str]) -> EntrepotError:
     body = await reply.content.read(ERROR_MAX_BYTES)
     code = _first(_CODE, body) or reply.headers.get("x-minio-error-code", "")
-    return error_for(reply.status, code, _first(_MESSAGE, body), where)
+    error = error_for(reply.status, code, _first(_MESSAGE, body), where)
+    if type(error) is NotFound and reply.headers.get("x-amz-delete-marker") == "true":
+        version = reply.headers.get("x-amz-version-id", "")
+        return DeleteMarker(error.message, hint=error.hint, **error.fields, version=version)
+    return error
 
 
 def _first(pattern: re.Pattern[bytes], body: bytes) -> str:
