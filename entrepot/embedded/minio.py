@@ -1,7 +1,8 @@
 """One MinIO server on loopback: a site of the local stack, or a server of a test.
 
-Invariant: it listens on 127.0.0.1 only. The last public source has unpatched holes, so it must
-never be reachable from another machine; its root credentials are random per data directory.
+Invariant: it listens on 127.0.0.1 only, or in a network namespace of its own. The last public
+source has unpatched holes, so it must never be reachable from another machine; its root credentials
+are random per data directory.
 """
 
 import os
@@ -58,10 +59,14 @@ def minio_spec(
     credentials: MinioCredentials,
     stack: Path,
     log: Path,
+    host: str = HOST,
     notify: Notify | None = None,
 ) -> Spec:
-    """How a site is started. Its signing region stays us-east-1, which every S3 client assumes."""
-    endpoint = f"http://{HOST}:{port}"
+    """How a site is started. Its signing region stays us-east-1, which every S3 client assumes.
+
+    Another ``host`` is an address in a namespace, where the server listens on all that there are.
+    """
+    endpoint = f"http://{host}:{port}"
     # MINIO_* of the caller's shell may describe another server.
     env = {key: value for key, value in os.environ.items() if not key.startswith("MINIO_")}
     env |= {
@@ -80,7 +85,7 @@ def minio_spec(
             str(binary),
             "server",
             "--address",
-            f"{HOST}:{port}",
+            f"{HOST if host == HOST else ''}:{port}",
             "--certs-dir",
             str(certs),
             str(make_dir(drive, mode=0o700)),
@@ -107,8 +112,8 @@ def _ready(endpoint: str) -> bool:
 class MinioServer:
     """A MinIO for tests: ``start()``, ``endpoint``, ``access_key``, ``secret_key``, ``stop()``.
 
-    ``data_dir`` keeps the objects, ``port`` 0 takes a free one, ``notify`` is where it sends bucket
-    notifications.
+    ``data_dir`` keeps the objects, ``port`` 0 takes a free one, ``host`` is an address in a network
+    namespace in which it is started, ``notify`` is where it sends bucket notifications.
     """
 
     def __init__(
@@ -117,9 +122,11 @@ class MinioServer:
         credentials: MinioCredentials,
         *,
         port: int = 0,
+        host: str = HOST,
         notify: Notify | None = None,
     ) -> None:
         self._credentials = credentials
+        self._host = host
         self._notify = notify
         self.data_dir = data_dir
         self.port = port or free_port()
@@ -127,7 +134,7 @@ class MinioServer:
 
     @property
     def endpoint(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @property
     def access_key(self) -> str:
@@ -148,6 +155,7 @@ class MinioServer:
                 credentials=self._credentials,
                 stack=make_dir(self.data_dir),
                 log=self.data_dir / "minio.log",
+                host=self._host,
                 notify=self._notify,
             )
         )

@@ -14,6 +14,7 @@ from entrepot.clock import new_token
 from entrepot.embedded.minio import MinioCredentials, MinioServer
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.replication.policy import Policy
+from tests.replication.namespaces import Archipelago, archipelago
 from tests.replication.worlds import World
 
 MakeWorld = Callable[..., World]
@@ -29,6 +30,13 @@ def minio_c(servers_dir: Path) -> Iterator[MinioServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def islands() -> Iterator[Archipelago]:
+    """Three MinIO servers, each in a network namespace of its own."""
+    with archipelago("site-a", "site-b", "site-c") as found:
+        yield found
 
 
 @pytest.fixture
