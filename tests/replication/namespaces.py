@@ -21,9 +21,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,9 @@ from pyroute2 import IPRoute
 from entrepot.clock import new_token
 from entrepot.embedded.minio import MinioCredentials, MinioServer, Notify
 from entrepot.embedded.process import end_leftovers, free_port
+from entrepot.store.protocol import Body, Store
 from entrepot.store.s3 import S3Store
+from entrepot.store.wrapper import StoreWrapper
 from entrepot.testing.proxy import BreakableProxy
 from tests.replication.stream.adopted import TOKEN
 
@@ -186,6 +188,39 @@ class Island:
 
     async def heal(self) -> None:
         await self.cut(requests=False, answers=False)
+
+
+class Cutting(StoreWrapper):
+    """Cuts the network in the middle of the first body that is read."""
+
+    def __init__(self, store: Store, island: Island, *, after_bytes: int) -> None:
+        super().__init__(store)
+        self.island = island
+        self.after_bytes = after_bytes
+        self.has_cut = False
+
+    @asynccontextmanager
+    async def get(self, bucket: str, key: str, **what: Any) -> AsyncGenerator[Body, None]:
+        async with self._store.get(bucket, key, **what) as body:
+            yield CutBody(body, self)
+
+
+class CutBody(Body):
+    def __init__(self, body: Body, store: Cutting) -> None:
+        self._body, self._store = body, store
+        self.version, self.length = body.version, body.length
+
+    async def read(self) -> bytes:
+        return b"".join([piece async for piece in self])
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in self._body:
+            yield piece
+            size += len(piece)
+            if size >= self._store.after_bytes and not self._store.has_cut:
+                self._store.has_cut = True
+                await self._store.island.cut()
 
 
 class Way(BreakableProxy):
