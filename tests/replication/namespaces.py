@@ -261,8 +261,7 @@ class Archipelago:
 @contextmanager
 def archipelago(*names: str) -> Iterator[Archipelago]:
     """Running islands; skips where nobody may make them, fails where root may not."""
-    if os.geteuid() != 0:
-        pytest.skip(NEEDS_ROOT)
+    require_root()
     end_stale()
     directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     slot, port = _free_slot(), free_port()
@@ -276,6 +275,12 @@ def archipelago(*names: str) -> Iterator[Archipelago]:
         with ThreadPoolExecutor() as side_by_side:
             list(side_by_side.map(_started, islands.values()))
         yield Archipelago(islands, hosts[0], port)
+
+
+def require_root() -> None:
+    """Skip the test for who may not cut networks."""
+    if os.geteuid() != 0:
+        pytest.skip(NEEDS_ROOT)
 
 
 def _island(stack: ExitStack, name: str, hosts: list[str], directory: Path, url: str) -> Island:
