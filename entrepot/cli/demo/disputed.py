@@ -41,11 +41,11 @@ async def show(
         for site, body in zip(info.sites, (AT_A, AT_B), strict=True):
             async with connect(site) as store:
                 await store.put(bucket, KEY, body)
-        sweeping = asyncio.create_task(sweep())
-        await _asked(proxy, sweeping)
         for site in info.sites:
             told = (await _read(site, bucket)).decode().strip()
             teller.line(f"users of {site.name} go on: {KEY} was written there, {told!r}")
+        sweeping = asyncio.create_task(sweep())
+        await _asked(proxy, sweeping)
         teller.line("the sweep has asked site B and waits for its answer; now the cut is healed")
         await proxy.heal()
         await sweeping
