@@ -15,6 +15,7 @@ from entrepot.embedded.minio import MinioCredentials, MinioServer
 from entrepot.embedded.postgres import PostgresServer
 from entrepot.embedded.versity import VersityServer
 from entrepot.replication.policy import Policy
+from tests.replication.namespaces import Archipelago, archipelago
 from tests.replication.worlds import World
 
 MakeWorld = Callable[..., World]
@@ -42,6 +43,13 @@ def versity(servers_dir: Path) -> Iterator[VersityServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def islands() -> Iterator[Archipelago]:
+    """Three MinIO servers, each in a network namespace of its own."""
+    with archipelago("site-a", "site-b", "site-c") as found:
+        yield found
 
 
 @pytest.fixture
