@@ -69,7 +69,7 @@ class Writer:
         return tuple(chunk.id for chunk in chunks)
 
     async def _add(self, new: Sequence[Chunk], keys: DomainKeys) -> None:
-        writer = self._open.get(keys.domain) or PackWriter(keys)
+        writer = self._open.get(keys.domain) or PackWriter(keys, random=self._vault.random)
         self._open[keys.domain] = writer
         size_bytes = sum(len(chunk.data) for chunk in new)
         if size_bytes <= INLINE_BYTES:
