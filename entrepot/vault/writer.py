@@ -111,7 +111,7 @@ class Writer:
             await self._write_index()
 
     async def _write_index(self) -> None:
-        packs, self._stored = self._stored, []
+        packs, self._stored = sorted(self._stored, key=lambda each: each.id), []
         try:
             if packs:
                 await self._vault.write_index(packs)

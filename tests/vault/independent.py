@@ -67,7 +67,7 @@ def open_record(vault: bytes, key: bytes, kind: int, name: str, record: bytes) -
     aad = b3(info + b3(vault) + bytes([kind]) + lp(name.encode()))
     frames = [record[at : at + 65552] for at in range(21, len(record), 65552)]
     nonces = (bytes(7) + struct.pack(">IB", i, i == len(frames) - 1) for i in range(len(frames)))
-    return zstd(b"".join(aes.decrypt(n, frame, aad) for n, frame in zip(nonces, frames)))
+    return zstd(b"".join(aes.decrypt(n, x, aad) for n, x in zip(nonces, frames, strict=True)))
 
 
 def read_rows(rows: bytes) -> Iterator[tuple[bytes, int, int, bool]]:
