@@ -6,6 +6,7 @@ before it; so whoever reads in the order snapshot, index, pack finds all of it, 
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,6 +48,16 @@ def pack_name(pack_id: bytes) -> str:
     """Where a pack lies in its vault."""
     name = pack_id.hex()
     return f"packs/{name[:2]}/{name}"
+
+
+def ring_slot(file: VaultFile) -> str:
+    """Where the first slot of a vault lies: named for the vault, as others may be begun there."""
+    return f"slots/{RING_SLOT}-{file.vault_id.hex()[:16]}"
+
+
+def is_ring_slot(name: str) -> bool:
+    """Whether that is where the first slot of some vault lies."""
+    return re.fullmatch(f"slots/{RING_SLOT}-[0-9a-f]{{16}}", name) is not None
 
 
 @dataclass(slots=True)
@@ -91,8 +102,7 @@ class Vault:
             ring_key=sealer.secret,
             random=random,
         )
-        name = f"slots/{RING_SLOT}-{file.vault_id.hex()[:16]}"
-        await place.put(name, slot)
+        await place.put(ring_slot(file), slot)
         await place.put(VAULT_FILE, file.dump())
         return cls(place, file, vault_key, ring, clock, random)
 

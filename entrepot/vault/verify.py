@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from entrepot.errors import IntegrityError, InvalidInput, NotFound, PermanentError
+from entrepot.errors import IntegrityError, InvalidInput, NotFound, PermanentError, SetupError
 from entrepot.vault import index as index_records
 from entrepot.vault.index import Index, PackInfo
 from entrepot.vault.keys import Domain, DomainKeys, check_slot
@@ -30,7 +30,15 @@ from entrepot.vault.packs import TRAILER, PackOpener, layout, pack_id, rows
 from entrepot.vault.place import VAULT_FILE
 from entrepot.vault.reader import read_chunks
 from entrepot.vault.records import Kind
-from entrepot.vault.repository import Vault, doomed_packs, pack_name, read_file, read_slot
+from entrepot.vault.repository import (
+    Vault,
+    doomed_packs,
+    is_ring_slot,
+    pack_name,
+    read_file,
+    read_slot,
+    ring_slot,
+)
 from entrepot.vault.snapshots import Entry, Tree, parse_page
 
 READ_AHEAD: Final = 2
@@ -82,7 +90,8 @@ class Report:
     """What a verification found. A vault is sound where nothing is damaged or missing.
 
     ``missing`` are packs, and chunks that an entry or a tree names. ``unreferenced`` are packs
-    that no index names: of a backup that was killed or runs now, or what a lost index named.
+    that no index names, of a backup that was killed or runs now or what a lost index named, and
+    slots of vaults that were never finished.
     ``unreadable`` are domains whose key is not to be had: shredded, or of a ring that is not here.
     ``unlisted`` counts findings that are not named for their number. ``cursor`` is "" where the
     reading came to the end of its part.
@@ -134,7 +143,8 @@ class _Notes:
 
     def fail(self, name: str, error: PermanentError) -> None:
         """What the look at an object raised."""
-        (self.miss if isinstance(error, NotFound) else self.damage)(name, error.message)
+        is_gone = isinstance(error, NotFound | SetupError)
+        (self.miss if is_gone else self.damage)(name, error.message)
 
     def orphan(self, name: str) -> None:
         """A pack that no index names."""
@@ -277,6 +287,9 @@ async def _check_file_and_slots(vault: Vault, notes: _Notes) -> None:
         notes.fail(VAULT_FILE, error)
     count = 0
     async for found in vault.place.list("slots"):
+        if is_ring_slot(found.name) and found.name != ring_slot(vault.file):
+            notes.orphan(found.name)  # a vault was begun here and never finished
+            continue
         count += 1
         try:
             check_slot(await read_slot(vault.place, found.name), vault.file, vault_key=vault.key)

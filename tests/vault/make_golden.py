@@ -26,7 +26,8 @@ async def made(name: str) -> dict[str, bytes]:
     vault = await new_vault(clock=Steps(), random=counting(name))
     await vault.add_recipient("auditor", PUBLIC)
     await back_up(vault)
-    doom = {"since_ms": 1_764_000_002_000, "packs": [bytes(32).hex()]}
+    packs = [counting(f"pack {number}")(32).hex() for number in range(40)]
+    doom = {"since_ms": 1_764_000_002_000, "packs": packs}
     await vault.write(Kind.DOOM, json.dumps(doom).encode())
     return await files_of(vault.place)
 

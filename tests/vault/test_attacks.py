@@ -227,14 +227,14 @@ async def test_a_blob_of_another_pack_is_none() -> None:
     vault = await new_vault()
     for _ in range(2):
         async with writing(vault, Index()) as writer:  # which does not know of the other
-            await store_bytes(writer, vault, noise(200))
+            await store_bytes(writer, vault, noise(60))
     one, two = await vault.packs()
     secrets = await vault.keys_of(OWN)
     start, other = len(one.header), await vault.place.read(pack_name(two.id))
     (row,) = rows(one.rows, start=start)
     assert one.rows == two.rows
     blob = other[row.offset : row.offset + row.stored_bytes]
-    assert PackOpener(two.header, secrets).chunk(row, blob, number=0) == noise(200)
+    assert PackOpener(two.header, secrets).chunk(row, blob, number=0) == noise(60)
     with pytest.raises(IntegrityError):
         PackOpener(one.header, secrets).chunk(row, blob, number=0)
     with pytest.raises(IntegrityError):
