@@ -173,6 +173,10 @@ def _refuse_default_secrets(document: Document, config: Config) -> None:
             (("replication", "regions", n, "secret_key"), region.secret_key)
             for n, region in enumerate(config.replication.regions)
         ),
+        *(
+            (("backup", "vaults", n, "secret_key"), vault.secret_key)
+            for n, vault in enumerate(config.backup.vaults)
+        ),
     ]
     for path, secret in places:
         text = secret.get_secret_value() if secret else ""

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field, SecretStr
 
+from entrepot.config.backup import Backup
 from entrepot.config.fields import Section
 from entrepot.config.sections import (
     Caching,
@@ -49,6 +50,23 @@ class SiteSettings:
     notify_token: SecretStr | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class VaultSettings:
+    """One vault with everything that reaching it takes. ``prefix`` is empty or ends with a slash.
+
+    ``site`` is "" where it lies at none of the sites.
+    """
+
+    name: str
+    site: str
+    endpoint: str
+    access_key: str
+    secret_key: SecretStr
+    region: str
+    bucket: str
+    prefix: str
+
+
 class Config(Section):
     """Every setting."""
 
@@ -63,6 +81,7 @@ class Config(Section):
     database: Database = Field(Database(), description=Database.__doc__)
     compliance: Compliance = Field(Compliance(), description=Compliance.__doc__)
     prefect: Prefect = Field(Prefect(), description=Prefect.__doc__)
+    backup: Backup = Field(Backup(), description=Backup.__doc__)
 
     def database_url(self, name: str | None = None) -> SecretStr:
         """SQLAlchemy URL (psycopg 3) of database ``name``, else of the control catalog.
@@ -97,6 +116,36 @@ class Config(Section):
         regions = complete(self.replication.regions or (own,))
         return tuple(sorted(map(self._site, regions), key=lambda site: site.rank))
 
+    def vault(self, name: str) -> VaultSettings:
+        """A vault by its name; ``ConfigError`` where there is none, or its site is not there."""
+        found = next((each for each in self.backup.vaults if each.name == name), None)
+        if found is None:
+            known = ", ".join(each.name for each in self.backup.vaults)
+            raise ConfigError(
+                "there is no vault of that name",
+                hint=f"one of: {known}" if known else "add it to backup.vaults in config.yaml",
+                vault=name,
+            )
+        site = next((each for each in self.sites() if each.name == found.site), None)
+        if site is None and found.endpoint is None:
+            raise ConfigError(
+                "the vault's site is none of the sites",
+                hint="entrepot site list names them",
+                vault=name,
+                site=found.site,
+            )
+        own_keys = found.access_key and found.secret_key
+        return VaultSettings(
+            name=found.name,
+            site=found.site or "",
+            endpoint=found.endpoint or (site.endpoint if site else ""),
+            access_key=found.access_key or (site.access_key if site else ""),
+            secret_key=found.secret_key if own_keys and found.secret_key else _secret_of(site),
+            region=found.region or (site.region if site else "us-east-1"),
+            bucket=found.bucket,
+            prefix=found.prefix,
+        )
+
     def secrets(self) -> tuple[SecretStr, ...]:
         """Every secret that is set, for masking."""
         return tuple(_secrets(self))
@@ -121,6 +170,10 @@ class Config(Section):
             database_url=self.database_url(region.database),
             notify_token=region.notify_token,
         )
+
+
+def _secret_of(site: SiteSettings | None) -> SecretStr:
+    return site.secret_key if site else SecretStr("")
 
 
 def _secrets(section: BaseModel) -> Iterator[SecretStr]:

@@ -78,12 +78,13 @@ async def chunks(
         came_bytes += len(piece)
         cutter.hold(piece)
         if cutter.is_ready:
-            yield await asyncio.to_thread(_cut, cutter, keys, last=False)
+            yield await asyncio.to_thread(named, cutter, keys, last=False)
     if came_bytes <= INLINE_BYTES:
-        yield _cut(cutter, keys, last=True)
+        yield named(cutter, keys, last=True)
     else:
-        yield await asyncio.to_thread(_cut, cutter, keys, last=True)
+        yield await asyncio.to_thread(named, cutter, keys, last=True)
 
 
-def _cut(cutter: Cutter, keys: DomainKeys, *, last: bool) -> list[Chunk]:
+def named(cutter: Cutter, keys: DomainKeys, *, last: bool) -> list[Chunk]:
+    """What ``cutter`` cuts, with ids."""
     return [Chunk(keys.chunk_id(data), data) for data in cutter.cut(last=last)]

@@ -31,10 +31,11 @@ class Kind(IntEnum):
     INDEX = 1
     SNAPSHOT = 2
     DOOM = 3
+    DRAFT = 5
 
     @property
     def folder(self) -> str:
-        return {1: "indexes", 2: "snapshots", 3: "dooms"}[self.value]
+        return {1: "indexes", 2: "snapshots", 3: "dooms", 5: "drafts"}[self.value]
 
 
 def new_name(now: datetime, *, random: Random = new_bytes) -> str:

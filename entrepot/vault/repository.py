@@ -244,10 +244,17 @@ class Vault:
         return found
 
     async def index(self) -> Index:
-        """All chunks, without those of doomed packs."""
-        doomed = await self.doomed()
-        packs = await self.packs()
-        return await asyncio.to_thread(Index, packs, without=frozenset(doomed))
+        """All chunks of packs that the store lists in their length and no prune is to remove.
+
+        So a chunk whose pack was lost is found where it was stored again, or not at all.
+        """
+        doomed, packs, listed = await self.doomed(), await self.packs(), await self.listed()
+        lost = {pack.id for pack in packs if listed.get(pack_name(pack.id)) != pack.size_bytes}
+        return await asyncio.to_thread(Index, packs, without=lost | doomed.keys())
+
+    async def listed(self) -> dict[str, int]:
+        """The packs that the store lists: lengths by name."""
+        return {found.name: found.size_bytes async for found in self.place.list("packs")}
 
     async def write_index(self, packs: Iterable[PackInfo]) -> str:
         """Store an index of packs that are stored already."""

@@ -50,6 +50,9 @@ encryption.vault.token encryption.vault.token_file encryption.vault.key_name enc
 encryption.vault.namespace encryption.vault.ca_file encryption.kms.endpoint encryption.kms.key_id
 encryption.kms.region encryption.kms.access_key encryption.kms.secret_key encryption.enabled
 caching.compression.enabled
+backup.vaults backup.vaults[].name backup.vaults[].bucket backup.vaults[].prefix
+backup.vaults[].site backup.vaults[].endpoint backup.vaults[].access_key
+backup.vaults[].secret_key backup.vaults[].region
     replication.batch_timeout replication.max_replication_delay
     replication.retry_policy.max_retries replication.retry_policy.initial_backoff
     replication.retry_policy.max_backoff

@@ -94,3 +94,44 @@ def test_secrets_lists_them_all() -> None:
     made = config(minio=MINIO, replication={"regions": [region]}, prefect={"auth_string": "u:p"})
     values = [secret.get_secret_value() for secret in made.secrets()]
     assert values == ["minio secret", "two", "u:p"]
+
+
+REGIONS = {"regions": [{"name": "a", "endpoint": "http://a:1"}]}
+AT_A = {"name": "near", "site": "a", "bucket": "backups", "prefix": "x/"}
+AWAY = {"name": "far", "endpoint": "http://c:1", "bucket": "backups", "region": "c"}
+AWAY |= {"access_key": "k", "secret_key": "far away"}
+
+
+def test_a_vault_takes_from_its_site_what_it_does_not_say() -> None:
+    made = config(minio=MINIO, replication=REGIONS, backup={"vaults": [AT_A, AWAY]})
+    near, far = made.vault("near"), made.vault("far")
+    assert (near.endpoint, near.region, near.prefix) == ("http://a:1", "a", "x/")
+    assert (near.access_key, near.secret_key.get_secret_value()) == ("key", "minio secret")
+    assert (far.site, far.endpoint, far.region) == ("", "http://c:1", "c")
+    assert (far.access_key, far.secret_key.get_secret_value()) == ("k", "far away")
+    with pytest.raises(ConfigError, match="no vault of that name") as caught:
+        made.vault("other")
+    assert "near, far" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        AT_A | {"endpoint": "http://c:1"},
+        AT_A | {"site": None},
+        AT_A | {"access_key": "k"},
+        AWAY | {"secret_key": None},
+        AT_A | {"prefix": "x"},
+        AT_A | {"prefix": "/x/"},
+        AT_A | {"bucket": "No"},
+    ],
+)
+def test_a_vault_says_one_place_and_how_to_reach_it(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        config(minio=MINIO, backup={"vaults": [wrong]})
+
+
+def test_a_vault_at_no_site_is_said_where_it_is_opened() -> None:
+    made = config(minio=MINIO, replication=REGIONS, backup={"vaults": [AT_A | {"site": "b"}]})
+    with pytest.raises(ConfigError, match="none of the sites"):
+        made.vault("near")

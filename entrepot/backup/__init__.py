@@ -1,0 +1,1 @@
+"""Backup and restore of buckets and of Postgres, through vaults."""

@@ -1,0 +1,55 @@
+"""The section ``backup`` of ``config.yaml``: where backups go."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from entrepot.config.fields import SITE_NAME, Endpoint, Secret, Section, Text, conflict
+
+BUCKET_NAME = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+PREFIX = r"^([^/]+/)*$"
+
+
+class Vault(Section):
+    """One backup repository: a prefix of a bucket, at a site or elsewhere."""
+
+    name: str = Field(description="Name of the vault.", pattern=SITE_NAME)
+    bucket: str = Field(description="Bucket that it lies in.", pattern=BUCKET_NAME)
+    prefix: str = Field(
+        "", pattern=PREFIX, max_length=512, description="Where in the bucket; ends with a slash."
+    )
+    site: str | None = Field(
+        None, pattern=SITE_NAME, description="Site of the bucket; null where endpoint is given."
+    )
+    endpoint: Endpoint | None = Field(
+        None, description="S3 endpoint of the bucket, where it is at none of the sites."
+    )
+    access_key: Text | None = Field(None, description="Access key; null takes the site's.")
+    secret_key: Secret | None = Field(None, description="Secret key; null takes the site's.")
+    region: Text | None = Field(
+        None, description="Region that requests are signed for; null takes the site's."
+    )
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        if (self.site is None) == (self.endpoint is None):
+            raise conflict("is required, or endpoint is, and not both", "site")
+        missing = [name for name in ("access_key", "secret_key") if getattr(self, name) is None]
+        if len(missing) == 1 or (missing and self.endpoint):
+            raise conflict("is required with the endpoint, or with the other key", missing[0])
+        return self
+
+
+class Backup(Section):
+    """Where backups go."""
+
+    vaults: tuple[Vault, ...] = Field((), max_length=100, description="The vaults, by name.")
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        seen = set[str]()
+        for n, vault in enumerate(self.vaults):
+            if vault.name in seen:
+                raise conflict(f"{vault.name} is taken by another vault", "vaults", n, "name")
+            seen.add(vault.name)
+        return self
