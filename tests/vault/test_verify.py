@@ -141,10 +141,12 @@ async def test_a_pack_whose_name_is_right_and_whose_index_is_not() -> None:
         type(one)(one.id, one.size_bytes, one.header, two.rows),
         type(one)(one.id, one.size_bytes, two.header, one.rows),
         type(one)(one.id, one.size_bytes, one.header, one.rows[40:]),
+        type(one)(one.id, one.size_bytes, one.header, one.rows[:-40]),
         type(one)(one.id, one.size_bytes + 1, one.header, one.rows),
         type(one)(two.id, one.size_bytes, one.header, one.rows),
     ):
         assert check_pack(info, data[0], keys)
+    assert check_pack(type(one)(one.id, one.size_bytes, two.header, one.rows), data[0], None)
     assert not check_pack(one, data[0], keys)
     writer_of_wrong = PackWriter(keys)
     writer_of_wrong.add(keys.chunk_id(b"other"), b"a chunk under the id of another")
