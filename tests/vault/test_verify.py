@@ -74,6 +74,19 @@ async def test_a_missing_pack(files: Files) -> None:
         assert report.proven_share < 1
 
 
+async def test_a_missing_pack_whose_chunks_were_stored_again(files: Files) -> None:
+    """It is missing all the same, but no key needs it any more."""
+    name = in_folder(files, "packs")[0]
+    vault = await vault_of({key: data for key, data in files.items() if key != name})
+    lost = [found.name for found in (await verify(vault, Level.CLOSURE)).missing]
+    assert len(lost) > 1  # also what is hit by it
+    await back_up(vault)
+    await back_up(vault, {**CONTENT, "new": noise(9000)})
+    report = await verify(vault)
+    assert [found.name for found in report.missing] == [name]
+    assert (await contents(vault))[-1] == {**CONTENT, "new": noise(9000)}
+
+
 async def test_a_pack_of_another_length(files: Files) -> None:
     (name, *_) = in_folder(files, "packs")
     for data in (files[name][:-1], files[name] + b"x", b""):
