@@ -10,16 +10,16 @@ ones with 24 MiB each, and what a write of the target takes.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
-
-from blake3 import blake3
+from uuid import UUID
 
 from entrepot.backup.parents import entries_of
 from entrepot.backup.plan import Action, Do, Sums, is_equal, undo_of
 from entrepot.backup.planning import LEASE_S, dump_actions, load_actions
+from entrepot.backup.reading import bytes_of, proven
 from entrepot.catalog import jobs
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.jobs import Claim
@@ -48,7 +48,6 @@ from entrepot.errors import (
 )
 from entrepot.replication.workers import side_by_side
 from entrepot.vault.index import Index
-from entrepot.vault.reader import read_chunks
 from entrepot.vault.repository import Vault
 from entrepot.vault.snapshots import Entry
 from entrepot.vault.target import Target
@@ -88,6 +87,14 @@ class Applied:
         setattr(self, what, getattr(self, what) + 1)
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append({"key": key, "what": what, "why": why})
+
+
+async def find_plan(control: Catalog, plan_id: UUID, *, back: bool) -> Plan:
+    """A plan of a restore, or with ``back`` the one that undoes it; ``NotFound``."""
+    plan = await get_plan(control, plan_id=plan_id)
+    if plan.rule != RESTORE:
+        raise NotFound("this is no plan of a restore", hint="entrepot restore status")
+    return await undo_plan(control, plan_id=plan_id) if back else plan
 
 
 async def apply_restore(
@@ -280,13 +287,13 @@ class _Run:
         try:
             if there is not None:
                 async with self._target.open(there) as pieces:
-                    async for piece in _proven(pieces, wished):
+                    async for piece in proven(pieces, wished):
                         yield piece
             elif self._vault:
                 is_large = wished.size_bytes > LARGE_BYTES
-                chunks = read_chunks(self._vault, self._index, wished.chunks)
+                chunks = bytes_of(self._vault, self._index, wished)
                 async with self._large if is_large else nullcontext(), aclosing(chunks):
-                    async for piece in _proven(chunks, wished):
+                    async for piece in chunks:
                         yield piece
         except NotFound as error:  # which in a write would say that the target is gone
             raise IntegrityError(error.message, hint=error.hint, key=wished.key) from error
@@ -314,21 +321,3 @@ class _Run:
         report = {"totals": self.applied.counts(), "findings": self.applied.findings}
         state = JobState.FAILED if self.applied.failed else JobState.COMPLETED
         await jobs.finish(self._control, self._claim, state=state, report=report)
-
-
-async def _proven(pieces: AsyncIterator[bytes], wished: Entry) -> AsyncGenerator[bytes, None]:
-    """The pieces, the last one only where length and digest of all are as they were."""
-    size_bytes, held = 0, b""
-    digest = blake3()
-    async for piece in pieces:
-        if held:
-            yield held
-        held = piece
-        size_bytes += len(piece)
-        if wished.digest:
-            digest.update(piece)
-    is_whole = size_bytes == wished.size_bytes
-    if not is_whole or (wished.digest and digest.digest() != wished.digest):
-        raise IntegrityError("the version has other bytes than it had", key=wished.key)
-    if held:
-        yield held

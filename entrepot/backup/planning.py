@@ -13,7 +13,16 @@ from typing import Any, Final
 from uuid import UUID
 
 from entrepot.backup.parents import entries_of
-from entrepot.backup.plan import Action, Estimate, Sums, decide, estimate, history, state_at
+from entrepot.backup.plan import (
+    Action,
+    Estimate,
+    Sums,
+    current,
+    decide,
+    estimate,
+    history,
+    state_at,
+)
 from entrepot.catalog import jobs
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lease import Lease
@@ -37,12 +46,17 @@ _PAST: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A bucket as it was at ``at_ms``; ``vault`` is the name in the settings."""
+    """A bucket as it was at ``at_ms``; ``vault`` is the name in the settings.
+
+    ``is_whole``: as the snapshot has it, whatever its times say. The clock of a managed bucket runs
+    up to two seconds ahead where a process has just started.
+    """
 
     vault: str
     snapshot: str
     tree: Tree
     at_ms: int
+    is_whole: bool = False
     prefixes: tuple[str, ...] = ()
 
 
@@ -58,8 +72,8 @@ async def wanted(
 ) -> Wanted:
     """What is asked for, from the first snapshot that was begun after that instant.
 
-    ``at_ms`` None is the start of the snapshot, or of the last one. ``InvalidInput`` with the
-    window where no snapshot knows the instant; ``NotFound`` where none has the bucket.
+    ``at_ms`` None is what the snapshot has, or the last one. ``InvalidInput`` with the window where
+    no snapshot knows the instant; ``NotFound`` where none has the bucket.
     """
     names = [snapshot] if snapshot else await vault.names(Kind.SNAPSHOT)
     place = site, bucket, disjoint(tuple(prefixes))
@@ -72,7 +86,7 @@ async def wanted(
         tree = _tree(found, *place)
         if tree and (at_ms is None or at_ms <= found.started_ms):
             instant = found.started_ms if at_ms is None else at_ms
-            return Wanted(name, each, tree, instant, place[2])
+            return Wanted(name, each, tree, instant, at_ms is None, place[2])
     for each in reversed(names):
         found = await vault.snapshot(each)
         if at_ms is not None and _tree(found, *place):
@@ -161,14 +175,17 @@ class _Run:
             async for key, old, live in _beside(_chosen(kept, want.prefixes), target.entries()):
                 for each in old[-1:]:  # the oldest of the key
                     self._oldest_ms = min(self._oldest_ms or each.mtime_ms, each.mtime_ms)
-                await self._key(key, old, live, want.at_ms, elsewhere=elsewhere)
+                await self._key(key, old, live, want, elsewhere=elsewhere)
         self._check(want)
         await self._flush()
 
     async def _key(
-        self, key: str, old: list[Entry], live: list[Entry], at_ms: int, *, elsewhere: bool
+        self, key: str, old: list[Entry], live: list[Entry], want: Wanted, *, elsewhere: bool
     ) -> None:
-        wished, is_certain = state_at(history(old, () if elsewhere else live), at_ms)
+        if want.is_whole:
+            wished, is_certain = current(old), True
+        else:
+            wished, is_certain = state_at(history(old, () if elsewhere else live), want.at_ms)
         if not is_certain:
             self._sums.lost += 1
             self._sums.lost_keys = [*self._sums.lost_keys, key][:_NAMED]
@@ -188,7 +205,8 @@ class _Run:
             await self._flush()
 
     def _check(self, want: Wanted) -> None:
-        if self._oldest_ms is None or want.at_ms < self._oldest_ms:
+        is_known = self._oldest_ms is not None and self._oldest_ms <= want.at_ms
+        if not is_known and not want.is_whole:
             since = shown(self._oldest_ms) if self._oldest_ms else "never"
             raise InvalidInput(
                 "the instant is before all that the snapshot knows",
