@@ -22,20 +22,22 @@ class RootUser:
 class LoopbackServer(ABC):
     """``start()``, ``endpoint``, ``access_key``, ``secret_key``, ``stop()``.
 
-    ``data_dir`` keeps the objects, ``port`` 0 takes a free one.
+    ``data_dir`` keeps the objects, ``port`` 0 takes a free one. ``host`` may be an address in a
+    network namespace in which it is started.
     """
 
-    def __init__(self, data_dir: Path, user: RootUser, *, port: int = 0) -> None:
+    def __init__(self, data_dir: Path, user: RootUser, *, port: int = 0, host: str = HOST) -> None:
         self.data_dir = data_dir
         self.access_key = user.access_key
         self.secret_key = user.secret_key
         self.port = port or free_port()
         self._user = user
+        self._host = host
         self._child: Child | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @abstractmethod
     def _spec(self) -> Spec:

@@ -1,7 +1,8 @@
 """One MinIO server on loopback: a site of the local stack, or a server of a test.
 
-Invariant: it listens on 127.0.0.1 only. The last public source has unpatched holes, so it must
-never be reachable from another machine; its root credentials are random per data directory.
+Invariant: it listens on 127.0.0.1 only, or in a network namespace of its own. The last public
+source has unpatched holes, so it must never be reachable from another machine; its root credentials
+are random per data directory.
 """
 
 import os
@@ -54,10 +55,14 @@ def minio_spec(
     credentials: MinioCredentials,
     stack: Path,
     log: Path,
+    host: str = HOST,
     notify: Notify | None = None,
 ) -> Spec:
-    """How a site is started. Its signing region stays us-east-1, which every S3 client assumes."""
-    endpoint = f"http://{HOST}:{port}"
+    """How a site is started. Its signing region stays us-east-1, which every S3 client assumes.
+
+    Another ``host`` is an address in a namespace, where the server listens on all that there are.
+    """
+    endpoint = f"http://{host}:{port}"
     # MINIO_* of the caller's shell may describe another server.
     env = {key: value for key, value in os.environ.items() if not key.startswith("MINIO_")}
     env |= {
@@ -76,7 +81,7 @@ def minio_spec(
             str(binary),
             "server",
             "--address",
-            f"{HOST}:{port}",
+            f"{HOST if host == HOST else ''}:{port}",
             "--certs-dir",
             str(certs),
             str(make_dir(drive, mode=0o700)),
@@ -100,9 +105,10 @@ class MinioServer(LoopbackServer):
         credentials: MinioCredentials,
         *,
         port: int = 0,
+        host: str = HOST,
         notify: Notify | None = None,
     ) -> None:
-        super().__init__(data_dir, credentials, port=port)
+        super().__init__(data_dir, credentials, port=port, host=host)
         self._notify = notify
 
     def _spec(self) -> Spec:
@@ -114,5 +120,6 @@ class MinioServer(LoopbackServer):
             credentials=self._user,
             stack=make_dir(self.data_dir),
             log=self.data_dir / "minio.log",
+            host=self._host,
             notify=self._notify,
         )

@@ -118,20 +118,15 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
 
 
 async def find_in_store(
-    ground: Ground,
-    bucket: Bucket,
-    key: str,
-    version_id: str | None,
-    *,
-    mtime_ms: int | None = None,
+    ground: Ground, bucket: Bucket, key: str, version_id: str | None
 ) -> ObjectRow:
-    """The row as the store alone knows it: for adopted buckets, and without the catalog.
-
-    ``mtime_ms`` is the version's time from a listing; a look at it knows whole seconds only.
-    """
+    """The row as the store alone knows it: for adopted buckets, and without the catalog."""
     version = await ground.store.head(bucket.name, stored_key(key), version_id=version_id)
-    if mtime_ms is not None:
-        version = replace(version, mtime_ms=mtime_ms)
+    return await read_in_store(ground, bucket, version)
+
+
+async def read_in_store(ground: Ground, bucket: Bucket, version: Version) -> ObjectRow:
+    """The same of a version whose attributes are known."""
     row = row_of(ground.site, bucket, version)
     if not row.seal:
         return row
@@ -139,7 +134,7 @@ async def find_in_store(
         ground.store,
         ground.ring,
         tenant=bucket.tenant_id,
-        place=(bucket.name, stored_key(key)),
+        place=(bucket.name, version.key),
         row=row,
     )
     table = reader.table

@@ -1,12 +1,25 @@
 """A backup and a restore as people start them: by command, by form; and what they leave to read."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from entrepot.clock import new_id
-from tests.running import Running
+from tests.running import Json, Running
 
 
-def test_buckets_are_backed_up_shown_and_restored(stack: Running, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Photos:
+    """A bucket that was backed up: two versions of ``a/b.jpg`` and a delete marker."""
+
+    bucket: str
+    first: Json
+    shown: list[Json]
+
+
+@pytest.fixture(scope="module")
+def photos(stack: Running) -> Photos:
     tenant = f"backup-{new_id().hex[:6]}"
     stack.entrepot("tenant", "add", tenant, "--name", "To be backed up")
     bucket = f"{tenant}-photos"
@@ -27,6 +40,11 @@ def test_buckets_are_backed_up_shown_and_restored(stack: Running, tmp_path: Path
     [first] = stack.json("backup", "list", "local")
     assert (first["sources"], first["entries"]) == ([f"site-a/{bucket}"], 3)
     shown = stack.json("backup", "show", "local", first["snapshot"], "--bucket", bucket)
+    return Photos(bucket, first, shown)
+
+
+def test_buckets_are_backed_up_listed_and_shown(stack: Running, photos: Photos) -> None:
+    bucket, first, shown = photos.bucket, photos.first, photos.shown
     marks = [(each["delete_marker"], each["size_bytes"]) for each in shown]
     assert marks == [(True, 0), (False, 600_000), (False, 5)]
 
@@ -37,11 +55,12 @@ def test_buckets_are_backed_up_shown_and_restored(stack: Running, tmp_path: Path
     assert "no vault of that name" in stack.entrepot("vault", "show", "other", code=2).stderr
     failed = stack.start("back_up/nightly", {"buckets": ["no-such-bucket"]})
     assert "nothing was backed up" in stack.ended(failed, "FAILED")["state"]["message"]
-    check_restore(stack, bucket, at=shown[1]["time"], file=tmp_path / "b.jpg")
 
 
-def check_restore(stack: Running, bucket: str, *, at: str, file: Path) -> None:
-    """Plan, apply and undo by command, plan by form; one object to a file."""
+def test_a_bucket_is_restored_and_that_undone(
+    stack: Running, photos: Photos, tmp_path: Path
+) -> None:
+    bucket, at, file = photos.bucket, photos.shown[1]["time"], tmp_path / "b.jpg"
     s3 = stack.s3("site-a")
     for key, body in (("a/b.jpg", b"third"), ("new.jpg", b"new")):
         s3.put_object(Bucket=bucket, Key=key, Body=body)
@@ -69,8 +88,6 @@ def check_restore(stack: Running, bucket: str, *, at: str, file: Path) -> None:
     form = {"vault": "local", "site": "site-a", "bucket": bucket}
     stack.ended(stack.start("restore/on-demand", form))
     assert read(stack, bucket) == later
-    failed = stack.start("restore/on-demand", {"plan": str(new_id())})
-    assert "no such plan" in stack.ended(failed, "FAILED")["state"]["message"]
 
     kept = ("local", plan["snapshot"], bucket, "a/b.jpg", "--to", str(file))
     assert "deleted then" in stack.entrepot("restore", "file", *kept, code=1).stderr
