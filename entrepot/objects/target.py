@@ -12,7 +12,7 @@ from typing import Final
 
 from entrepot.catalog.objects.read import get_version
 from entrepot.catalog.states import BucketMode
-from entrepot.errors import NotFound, PreconditionFailed, Unsupported
+from entrepot.errors import BucketNotFound, NotFound, PreconditionFailed, Unsupported
 from entrepot.objects.bodies import PUT_MAX_BYTES
 from entrepot.objects.conditions import Condition
 from entrepot.objects.service import Objects
@@ -57,9 +57,6 @@ class _BucketTarget:
         async with self._objects.ground.streams, self._source.open(entry) as pieces:
             yield pieces
 
-    async def look(self, key: str) -> Entry | None:
-        raise NotImplementedError
-
     async def _put(
         self, wished: Entry, pieces: AsyncIterator[bytes], *, condition: Condition
     ) -> Entry:
@@ -71,15 +68,11 @@ class _BucketTarget:
             row = await self._objects.put(
                 self.name, wished.key, source, size_bytes=wished.size_bytes, wish=wish
             )
+        except BucketNotFound:
+            raise
         except NotFound as error:  # what was to be replaced is gone
             raise PreconditionFailed(error.message, key=wished.key) from error
         return entry_of_row(row)
-
-    async def _check(self, key: str, over: Entry | None) -> None:
-        """``PreconditionFailed`` where the key has moved."""
-        now = await self.look(key)
-        if (now.version_id if now else "") != (over.version_id if over else ""):
-            raise PreconditionFailed("the key was written since", key=key)
 
 
 def _condition(over: Entry | None) -> Condition:
@@ -105,14 +98,14 @@ class ManagedTarget(_BucketTarget):
     async def put(
         self, wished: Entry, pieces: AsyncIterator[bytes], *, over: Entry | None
     ) -> Entry:
-        await self._check(wished.key, over)
         return await self._put(wished, pieces, condition=_condition(over))
 
     async def hide(self, key: str, *, over: Entry) -> Entry:
-        await self._check(key, over)
         wish = Wish(condition=_condition(over), actor=ACTOR)
         try:
             row = await self._objects.delete(self.name, key, wish=wish)
+        except BucketNotFound:
+            raise
         except NotFound as error:
             raise PreconditionFailed(error.message, key=key) from error
         assert row is not None
@@ -122,13 +115,16 @@ class ManagedTarget(_BucketTarget):
 class AdoptedTarget(_BucketTarget):
     """A bucket whose store decides."""
 
+    async def _check(self, key: str, over: Entry | None) -> None:
+        now = await self.look(key)
+        if (now.version_id if now else "") != (over.version_id if over else ""):
+            raise PreconditionFailed("the key was written since", key=key)
+
     async def look(self, key: str) -> Entry | None:
-        store = self._objects.ground.store
         try:
-            found = await store.head(self.name, key)
+            return await self._entry(key, None)
         except NotFound:
             return await self._marker(key)
-        return await self._entry(key, found.version_id)
 
     async def _marker(self, key: str) -> Entry | None:
         """The delete marker that a key has; how it is told of by a read differs by endpoint."""
@@ -146,12 +142,12 @@ class AdoptedTarget(_BucketTarget):
         except NotFound:
             return None
 
-    async def _entry(self, key: str, version_id: str) -> Entry:
+    async def _entry(self, key: str, version_id: str | None) -> Entry:
         store = self._objects.ground.store
         found = await store.head(self.name, key, version_id=version_id)
         tags: Mapping[str, str] = {}
         if found.attributes and found.attributes.tag_count:
-            tags = await store.tags(self.name, key, version_id=version_id)
+            tags = await store.tags(self.name, key, version_id=found.version_id)
         return entry_of_version(found, tags=tags)
 
     async def put(
@@ -163,10 +159,10 @@ class AdoptedTarget(_BucketTarget):
                 hint="entrepot restore file, and upload it in parts",
                 key=wished.key,
             )
+        if Capability.CONDITIONAL_WRITE in self._objects.ground.capabilities:
+            return await self._put(wished, pieces, condition=_condition(over))
         await self._check(wished.key, over)
-        conditional = Capability.CONDITIONAL_WRITE in self._objects.ground.capabilities
-        condition = _condition(over) if conditional else Condition()
-        return await self._put(wished, pieces, condition=condition)
+        return await self._put(wished, pieces, condition=Condition())
 
     async def hide(self, key: str, *, over: Entry) -> Entry:
         await self._check(key, over)

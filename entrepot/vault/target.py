@@ -11,7 +11,8 @@ class Target(Source, Protocol):
     """A live bucket. Nothing in it is ever removed: writes are new versions and delete markers.
 
     ``over`` is what a write was planned against: the current version, a delete marker, or None
-    where the key has neither. ``PreconditionFailed`` where it is another by now.
+    where the key has neither. ``PreconditionFailed`` where it is another by now; one of the same
+    ETag, written since the caller has looked, may pass for the same.
     """
 
     async def look(self, key: str) -> Entry | None:
