@@ -292,6 +292,27 @@ class Dying:
 
 
 @KINDS
+async def test_what_is_purged_after_the_plan_comes_out_of_the_vault_or_fails(
+    objects: Objects, vault: Vault, control: Catalog, adopted: bool
+) -> None:
+    world = await world_of(objects, vault, control, adopted=adopted)
+    await put(world, "a", body("first"))
+    await world.backed_up()
+    then = await world.content()
+    await put(world, "a", body("second"))
+    plan = await world.plan(None)
+    second, first = await world.entries()
+    await objects.delete(world.bucket, "a", version_id=first.version_id)
+    assert (await world.apply(plan)).done == 1
+    assert await world.content() == then
+    await objects.delete(world.bucket, "a", version_id=second.version_id)
+    applied = await world.apply(await undo_plan(control, plan_id=plan.id))
+    assert (applied.done, applied.failed) == (0, 1)
+    assert "gone" in applied.findings[0]["why"]
+    assert await world.content() == then
+
+
+@KINDS
 async def test_into_another_bucket(
     objects: Objects, vault: Vault, control: Catalog, adopted: bool
 ) -> None:
