@@ -155,11 +155,13 @@ class Round:
     def make(self) -> None:
         """Nothing backed up yet."""
         data.create(self.bench.target, self.name)
-        self.bench.ours("make", self.bucket, self.name)
         self.repository.make()
 
-    def save(self, *, read: int) -> Runs:
-        """Each of the three once. ``IntegrityError`` unless ours read so many objects."""
+    def save(self, *, read: int) -> tuple[Runs, tuple[int, int]]:
+        """Each of the three once, and the bytes of our vault and of restic's repository then.
+
+        ``IntegrityError`` unless ours read so many objects.
+        """
         said, ours = self.bench.ours("save", self.bucket, self.name)
         if said["read"] != read:
             raise IntegrityError(f"a backup read another number of objects: {said}")
@@ -172,18 +174,14 @@ class Round:
         found = {table.OURS: ours, BOTH: _after(copied, kept), "restic": kept}
         for tool, each in found.items():
             _say(f"{self.name}, {tool}: {each.wall_s - each.fixed_start_s:.2f} s")
-        return {tool: [each] for tool, each in found.items()}
+        sizes = int(said["stored_bytes"]), self.repository.size_bytes
+        return {tool: [each] for tool, each in found.items()}, sizes
 
     def check(self, *, entries: int) -> None:
         """``IntegrityError`` unless every byte comes back out of our vault."""
         found, _ = self.bench.ours("check", self.bucket, self.name)
         if found["entries"] != entries:
             raise IntegrityError(f"the vault has not all: {found}")
-
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of our vault and of restic's repository."""
-        said, _ = self.bench.ours("size", self.bucket, self.name)
-        return int(said["bytes"]), self.repository.size_bytes
 
     def drop(self) -> None:
         self.bench.drop(self.bench.target, self.name)
@@ -210,10 +208,10 @@ def timed(bench: Bench, cases: Sequence[str], *, scale: float) -> list[dict[str,
     for number in range(bench.runs):
         turn = Round(bench, "source", f"vault-{number}", count)
         turn.make()
-        _add(found["backup"], turn.save(read=count))
+        _add(found["backup"], turn.save(read=count)[0])
         turn.check(entries=count)
         if "unchanged" in cases:
-            _add(found["unchanged"], turn.save(read=0))
+            _add(found["unchanged"], turn.save(read=0)[0])
         turn.drop()
     bench.drop(bench.source, "source")
     found["unchanged"].pop("restic", None)  # it knows nothing of the bucket: no peer by itself
@@ -234,12 +232,10 @@ def sizes(bench: Bench, *, scale: float) -> dict[str, Any]:
         bench.seed(bucket, [dataset])
         turn = Round(bench, bucket, f"{bucket}-vault", dataset.count)
         turn.make()
-        turn.save(read=dataset.count)
-        parts[name] = turn.sizes()
+        _, parts[name] = turn.save(read=dataset.count)
         data.put(dataset, bench.source, bucket, range(dataset.count), salt="edited")
-        turn.save(read=dataset.count)
+        _, parts[f"{name}, edited"] = turn.save(read=dataset.count)
         turn.check(entries=2 * dataset.count)
-        parts[f"{name}, edited"] = turn.sizes()
         turn.drop()
         bench.drop(bench.source, bucket)
     return _sized(parts)

@@ -1,4 +1,4 @@
-"""Ours in ``bench.backup``: one process that makes a vault, backs up into it, or checks it.
+"""Ours in ``bench.backup``: one process that backs up into a vault, or checks it.
 
     python -m bench.vaults WORK.json
 
@@ -30,7 +30,7 @@ from entrepot.objects.service import Objects
 from entrepot.objects.source import bucket_source
 from entrepot.store.protocol import Capability
 from entrepot.store.s3 import S3Store
-from entrepot.vault.place import VaultPlace
+from entrepot.vault.place import VAULT_FILE, VaultPlace
 from entrepot.vault.reader import read_chunks
 from entrepot.vault.records import Kind
 from entrepot.vault.repository import Vault
@@ -61,23 +61,20 @@ class Work:
 Said = dict[str, float]
 
 
-async def make(work: Work, objects: Objects, place: VaultPlace) -> Said:
-    """A vault in an empty bucket, for a bucket that is looked after from now on."""
-    await objects.adopt_bucket(work.bucket, tenant_id="bench")
-    await objects.ground.ring.current("bench")
-    await Vault.create(place, objects.ground.ring)
-    return {}
-
-
 async def save(work: Work, objects: Objects, place: VaultPlace) -> Said:
-    """A backup: what it took, and what it read."""
-    await objects.ground.bucket(work.bucket)
+    """A backup, into a new vault where there is none: what it took, read, and has now."""
+    ring = objects.ground.ring
+    await objects.adopt_bucket(work.bucket, tenant_id="bench")
+    await ring.current("bench")
+    if not await place.has(VAULT_FILE):
+        await Vault.create(place, ring)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
-    vault = await Vault.open(place, objects.ground.ring)
+    vault = await Vault.open(place, ring)
     [backed] = await back_up([vault], [await bucket_source(objects.ground, work.bucket)])
     took = {"wall_s": time.perf_counter() - wall_s, "cpu_s": time.process_time() - cpu_s}
-    count = backed.counts[work.bucket]
-    return {**took, "entries": count.entries, "read": count.read, "read_bytes": count.read_bytes}
+    pages = place.store.list(place.bucket)
+    stored_bytes = sum([each.size_bytes async for page in pages for each in page.versions])
+    return {**took, "read": backed.counts[work.bucket].read, "stored_bytes": stored_bytes}
 
 
 async def check(_work: Work, objects: Objects, place: VaultPlace) -> Said:
@@ -98,17 +95,9 @@ async def check(_work: Work, objects: Objects, place: VaultPlace) -> Said:
     return {"entries": entries, "bytes": size_bytes}
 
 
-async def size(_work: Work, _objects: Objects, place: VaultPlace) -> Said:
-    """Bytes of all that lies in the vault."""
-    pages = place.store.list(place.bucket)
-    return {"bytes": sum([each.size_bytes async for page in pages for each in page.versions])}
-
-
 VERBS: Mapping[str, Callable[[Work, Objects, VaultPlace], Awaitable[Said]]] = {
-    "make": make,
     "save": save,
     "check": check,
-    "size": size,
 }
 
 
