@@ -223,9 +223,10 @@ async def test_a_pack_that_was_lost_is_stored_again(objects: Objects, vault: Vau
 class Waiting:
     """A source in which the end of the first page is read when the next page has begun."""
 
-    kind, site, name, tenant, prefixes = "bucket", "site-a", "waiting", "", ()
+    kind, site, name, tenant = "bucket", "site-a", "waiting", ""
 
     def __init__(self) -> None:
+        self.prefixes: tuple[str, ...] = ()
         self._keys = [f"{n:04d}" for n in range(600)]
         self._last = next(n for n, key in enumerate(self._keys) if ends_page(key))
         self._next_began = asyncio.Event()
