@@ -18,6 +18,7 @@ from entrepot.catalog.objects.read import get_version, history_of, newest_versio
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import AlreadyExists, BucketNotFound, NotFound, Unsupported
 from entrepot.objects.copies import Copier, site_of
+from entrepot.objects.forks import Made, fork
 from entrepot.objects.ground import Ground
 from entrepot.objects.lineage import contender
 from entrepot.objects.names import stored_key
@@ -25,7 +26,7 @@ from entrepot.objects.receive import SMALL_BYTES, Heed, Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.replication.stream.conflicts import Met, Side
-from entrepot.store.protocol import Body, Store
+from entrepot.store.protocol import Body, Store, Version
 from entrepot.store.retry import RetryStore
 from entrepot.store.throttle import Purse, ThrottledStore
 from entrepot.terms import Travel, fits
@@ -38,6 +39,9 @@ NEW = (WriteKind.PUT, WriteKind.COMPLETE)
 
 WRITTEN = (*NEW, WriteKind.DELETE)
 """Kinds of events that say that somebody wrote the key."""
+
+SEEN = "take-up"
+"""The kind of event that says that a version was found in the store of an adopted bucket."""
 
 TAG = "tag"
 """The kind of event that says that a version was given other tags."""
@@ -115,6 +119,7 @@ class Shipping:
         if bucket.mode is BucketMode.ADOPTED:
             copier = self._copying(source, receiver)
             if row is not None:
+                await self._meet(item, source, receiver.ground, bucket)
                 return await copier.copy(bucket, row)
             await copier.remove(bucket, item.key, item.version_id)
         elif row is not None:
@@ -139,13 +144,32 @@ class Shipping:
         if not wanted or row.is_delete_marker:
             return True
         if bucket.mode is BucketMode.ADOPTED:
-            return any([fits(await _tags(each, bucket, row), wanted) for each in (source, target)])
+            name = bucket.name, stored_key(row.key), row.version_id
+            return any([fits(await _tags(each, *name), wanted) for each in (source, target)])
         if fits(row.attributes.get("tags", {}), wanted):
             return True
         there = await get_version(
             target.catalog, bucket_id=bucket.id, key=row.key, version_id=row.version_id
         )
         return there is not None and fits(there.attributes.get("tags", {}), wanted)
+
+    async def _meet(self, item: Waiting, source: Ground, target: Ground, bucket: Bucket) -> None:
+        """Tell of a conflict over a key of an adopted bucket, before a version of it is brought."""
+        if self._met is None or not (item.kind == SEEN or self._travels.tag_filter):
+            return
+        assert item.bucket is not None
+        name, where = stored_key(item.key), (source, await source.bucket(item.bucket))
+        found = await fork(where, (target, bucket), name, counts=self._counts)
+        if found is not None:
+            await self._met(bucket.name, name, *map(_side_of, found))
+
+    async def _counts(self, ground: Ground, bucket: Bucket, version: Version) -> bool:
+        """Whether a stored version of an adopted bucket is of the rule."""
+        if version.is_delete_marker:
+            return self._travels.delete_markers
+        wanted = self._travels.tag_filter
+        name = bucket.name, version.key, version.version_id
+        return not wanted or fits(await _tags(ground, *name), wanted)
 
     def _copying(self, source: Ground, receiver: Receiver) -> Copier:
         copier = self._copier
@@ -233,10 +257,10 @@ async def _stored(source: Ground, bucket: str, row: ObjectRow) -> AsyncIterator[
         yield body
 
 
-async def _tags(ground: Ground, bucket: Bucket, row: ObjectRow) -> Mapping[str, str]:
+async def _tags(ground: Ground, bucket: str, name: str, version_id: str) -> Mapping[str, str]:
     """The tags of a version in the store; none where it is not there."""
     try:
-        return await ground.store.tags(bucket.name, stored_key(row.key), version_id=row.version_id)
+        return await ground.store.tags(bucket, name, version_id=version_id)
     except BucketNotFound:
         raise
     except NotFound:
@@ -248,6 +272,12 @@ def _paid(store: Store, purse: Purse) -> Store:
     if isinstance(store, RetryStore):
         return store.over(lambda below: ThrottledStore(below, purse))
     return ThrottledStore(store, purse)
+
+
+def _side_of(made: Made) -> Side:
+    version = made.version
+    site = site_of(made.ground, 0)
+    return Side(site, version.version_id, version.mtime_ms, version.is_delete_marker)
 
 
 def _side(ground: Ground, row: ObjectRow) -> Side:

@@ -6,6 +6,7 @@ from entrepot.objects.writes import Wish
 from entrepot.store.protocol import Attributes
 from tests.objects.worlds import new_bucket_name
 from tests.replication.stream.adopted import Told
+from tests.replication.stream.test_conflicts import past
 from tests.replication.stream.worlds import World, drained, route_over, running, until
 
 A, B = "site-a", "site-b"
@@ -59,6 +60,7 @@ async def test_conflicts_are_between_what_fits(world: World) -> None:
     await b.put(bucket, "k", b"of b", wish=tagged(**FILTER))
     await b.put(bucket, "k", b"above", wish=tagged())
     await b.put(bucket, "none", b"above", wish=tagged())
+    await until(lambda: past(world, bucket, B))
     stream = world.stream(route_over(bucket, SITES))
     async with running(stream):
         for key in ("k", "none"):
