@@ -81,7 +81,7 @@ def test_enabling_seeds_what_is_there_already(stack: Running) -> None:
 def test_a_tag_filter_by_command_line_and_rest(stack: Running) -> None:
     bucket = stack.bucket("tags")
     hot = ("--tag", "class=hot", "--without", "delete-markers")
-    assert "a delete has no tags" in stack.entrepot(*RULE, "edit", bucket, *hot[:2], code=1).stderr
+    assert "a delete has no tags" in stack.entrepot(*RULE, "edit", bucket, *hot[:2], code=2).stderr
     for ways in (hot, ()):
         refused = stack.entrepot(*RULE, "edit", bucket, *ways, "--without", "metadata", code=1)
         assert "metadata is written with its version" in refused.stderr
