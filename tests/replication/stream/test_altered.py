@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from entrepot.catalog.objects.read import history_of
 from entrepot.errors import Unavailable
 from entrepot.objects.altered import COMING, STAMPS, seen, united
 from entrepot.objects.shipping import Travels
@@ -216,7 +217,9 @@ async def test_what_the_rule_leaves_at_home_stays(told: Told) -> None:
 
 async def is_known(told: Told, bucket: str, tags: Mapping[str, str]) -> bool:
     """Whether A's catalog has heard of these tags and a hold of the one version."""
-    [row] = await told.world[A].versions(bucket)
+    ground = told.world[A].ground
+    bucket_id = (await ground.bucket(bucket)).id
+    [row] = await history_of(ground.catalog, bucket_id=bucket_id, key="k")
     return row.attributes["tags"] == tags and row.attributes.get("lock", {}).get("hold", False)
 
 
