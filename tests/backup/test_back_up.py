@@ -105,7 +105,7 @@ async def test_only_what_changed_is_read(objects: Objects, vault: Vault, adopted
     (third,) = await back_up([vault], [source])
     assert (third.counts[name].read, third.counts[name].read_bytes) == (1, len(edited))
     assert 0 < third.new_bytes < len(edited) / 2
-    entry = next(e for e in (await kept(vault, third, name)).values() if e.key == "b/gone")
+    entry = next(e for e in (await kept(vault, third, name)).values() if e.key == "b/long")
     assert await bytes_of(vault, entry) == edited
 
 
