@@ -28,6 +28,7 @@ def reported(cases: str) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.nightly
 def test_backups_beside_restic() -> None:
     report = reported("backup,unchanged")
     first, unchanged = report["cases"]
