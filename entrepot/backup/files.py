@@ -1,0 +1,145 @@
+"""Files of a directory as a tree of a snapshot, and back (``docs/format.md``, Trees of files).
+
+Invariant: what ``write_files`` leaves has the lengths and bytes that were stored, and nothing is
+written outside of its directory, whatever a snapshot says.
+
+Memory: the entries of one tree (some 300 bytes a file and 40 a chunk), and what the vault needs.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from blake3 import blake3
+
+from entrepot.errors import IntegrityError
+from entrepot.vault.chunks import Chunk, chunks
+from entrepot.vault.index import Index
+from entrepot.vault.keys import OWN
+from entrepot.vault.reader import read_chunks
+from entrepot.vault.repository import Vault
+from entrepot.vault.snapshots import Entry, Tree, dump_page, pages, parse_page
+from entrepot.vault.writer import Writer
+
+DIRECTORY_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+
+
+async def store_file(
+    vault: Vault, writer: Writer, source: AsyncIterable[bytes], entry: Entry
+) -> Entry:
+    """Store a file's bytes; its entry with length, chunks and digest."""
+    keys = await vault.keys_of(OWN)
+    digest = blake3()
+    size_bytes = 0
+    ids: list[bytes] = []
+    async for some in chunks(source, vault.file.cutting, keys):
+        for chunk in some:
+            size_bytes += len(chunk.data)
+            digest.update(chunk.data)
+        ids += await writer.store(some, keys)
+    whole = digest.digest() if len(ids) > 1 else b""
+    return replace(entry, size_bytes=size_bytes, chunks=tuple(ids), digest=whole)
+
+
+async def store_tree(vault: Vault, writer: Writer, tree: Tree, entries: Iterable[Entry]) -> Tree:
+    """Store the pages of entries, in any order; the tree with them."""
+    keys = await vault.keys_of(OWN)
+    ordered = sorted(entries, key=lambda entry: entry.key.encode())
+    ids: list[bytes] = []
+    async for page in pages(_each(ordered)):
+        for data in _cut(page, vault.file.cutting.max_bytes):
+            ids += await writer.store([Chunk(keys.chunk_id(data), data)], keys)
+    size_bytes = sum(entry.size_bytes for entry in ordered)
+    return replace(tree, entries=len(ordered), size_bytes=size_bytes, pages=tuple(ids))
+
+
+async def _each(entries: Sequence[Entry]) -> AsyncIterator[Entry]:
+    for entry in entries:
+        yield entry
+
+
+def _cut(page: Sequence[Entry], limit_bytes: int) -> Iterable[bytes]:
+    """A page in pieces that can be chunks."""
+    lines: list[Entry] = []
+    size_bytes = 0
+    for entry in page:
+        line_bytes = len(entry.dump()) + 1
+        if lines and size_bytes + line_bytes > limit_bytes:
+            yield dump_page(lines)
+            lines, size_bytes = [], 0
+        lines.append(entry)
+        size_bytes += line_bytes
+    yield dump_page(lines)
+
+
+async def read_entries(vault: Vault, index: Index, tree: Tree) -> list[Entry]:
+    """The entries of a tree; ``IntegrityError`` where they are not all there."""
+    found: list[Entry] = []
+    async for page in read_chunks(vault, index, tree.pages):
+        found += parse_page(page)
+    if len(found) != tree.entries:
+        raise IntegrityError("a tree of the snapshot lacks entries", tree=tree.name)
+    return found
+
+
+async def write_files(
+    vault: Vault,
+    index: Index,
+    entries: Iterable[Entry],
+    target: Path,
+    *,
+    owner: tuple[int, int] | None = None,
+) -> int:
+    """Write a tree to the empty directory ``target``, of that owner (uid, gid); its bytes."""
+    ordered = sorted(entries, key=lambda entry: entry.key.encode())
+    for entry in ordered:
+        path = _inside(target, entry.key)
+        if entry.key.endswith("/"):
+            path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            _own(path, _mode(entry, DIRECTORY_MODE), owner)
+    files = [entry for entry in ordered if not entry.key.endswith("/")]
+    stream = read_chunks(vault, index, (each for file in files for each in file.chunks))
+    done_bytes = 0
+    try:
+        for file in files:
+            path = _inside(target, file.key)
+            path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            with path.open("xb") as out:
+                await _fill(out, file, stream)
+            _own(path, _mode(file, FILE_MODE), owner)
+            done_bytes += file.size_bytes
+    finally:
+        await stream.aclose()
+    return done_bytes
+
+
+async def _fill(out: BinaryIO, file: Entry, stream: AsyncIterator[bytes]) -> None:
+    digest = blake3()
+    for _ in file.chunks:
+        chunk = await anext(stream)
+        await asyncio.to_thread(out.write, chunk)
+        digest.update(chunk)
+    if out.tell() != file.size_bytes or (file.digest and file.digest != digest.digest()):
+        raise IntegrityError("a file of the snapshot is not what was stored", path=file.key)
+
+
+def _mode(entry: Entry, default: int) -> int:
+    """Permissions alone: no set-user-id comes out of a backup."""
+    return int(entry.extra.get("mode", default)) & 0o777
+
+
+def _own(path: Path, mode: int, owner: tuple[int, int] | None) -> None:
+    path.chmod(mode)
+    if owner:
+        os.chown(path, *owner)
+
+
+def _inside(target: Path, key: str) -> Path:
+    parts = key.removesuffix("/").split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise IntegrityError("a path of the snapshot leads out of its directory", path=key)
+    return target.joinpath(*parts)
