@@ -16,8 +16,9 @@ from typing import BinaryIO, Final
 from blake3 import blake3
 
 from entrepot.errors import IntegrityError
-from entrepot.vault.chunks import Chunk, chunks
+from entrepot.vault.chunks import Chunk
 from entrepot.vault.index import Index
+from entrepot.vault.intake import Intake
 from entrepot.vault.keys import OWN
 from entrepot.vault.reader import read_chunks
 from entrepot.vault.repository import Vault
@@ -32,27 +33,27 @@ async def store_file(
     vault: Vault, writer: Writer, source: AsyncIterable[bytes], entry: Entry
 ) -> Entry:
     """Store a file's bytes; its entry with length, chunks and digest."""
-    keys = await vault.keys_of(OWN)
-    digest = blake3()
-    size_bytes = 0
-    ids: list[bytes] = []
-    async for some in chunks(source, vault.file.cutting, keys):
-        for chunk in some:
-            size_bytes += len(chunk.data)
-            digest.update(chunk.data)
-        ids += await writer.store(some, keys)
+    intake = Intake(writer, await vault.keys_of(OWN))
+    digest, size_bytes = blake3(), 0
+    async for piece in source:
+        size_bytes += len(piece)
+        digest.update(piece)
+        await intake.feed(piece)
+    ids = await intake.finish() if size_bytes else ()
     whole = digest.digest() if len(ids) > 1 else b""
-    return replace(entry, size_bytes=size_bytes, chunks=tuple(ids), digest=whole)
+    return replace(entry, size_bytes=size_bytes, chunks=ids, digest=whole)
 
 
 async def store_tree(vault: Vault, writer: Writer, tree: Tree, entries: Iterable[Entry]) -> Tree:
     """Store the pages of entries, in any order; the tree with them."""
     keys = await vault.keys_of(OWN)
     ordered = sorted(entries, key=lambda entry: entry.key.encode())
+    most = writer.cutting.max_bytes
     ids: list[bytes] = []
     async for page in pages(_each(ordered)):
-        for data in _cut(page, vault.file.cutting.max_bytes):
-            ids += await writer.store([Chunk(keys.chunk_id(data), data)], keys)
+        data = dump_page(page)
+        cut = (data[at : at + most] for at in range(0, len(data), most))
+        ids += await writer.store([Chunk(keys.chunk_id(each), each) for each in cut], keys)
     size_bytes = sum(entry.size_bytes for entry in ordered)
     return replace(tree, entries=len(ordered), size_bytes=size_bytes, pages=tuple(ids))
 
@@ -62,25 +63,10 @@ async def _each(entries: Sequence[Entry]) -> AsyncIterator[Entry]:
         yield entry
 
 
-def _cut(page: Sequence[Entry], limit_bytes: int) -> Iterable[bytes]:
-    """A page in pieces that can be chunks."""
-    lines: list[Entry] = []
-    size_bytes = 0
-    for entry in page:
-        line_bytes = len(entry.dump()) + 1
-        if lines and size_bytes + line_bytes > limit_bytes:
-            yield dump_page(lines)
-            lines, size_bytes = [], 0
-        lines.append(entry)
-        size_bytes += line_bytes
-    yield dump_page(lines)
-
-
 async def read_entries(vault: Vault, index: Index, tree: Tree) -> list[Entry]:
     """The entries of a tree; ``IntegrityError`` where they are not all there."""
-    found: list[Entry] = []
-    async for page in read_chunks(vault, index, tree.pages):
-        found += parse_page(page)
+    read = [piece async for piece in read_chunks(vault, index, tree.pages)]
+    found = list(parse_page(b"".join(read)))
     if len(found) != tree.entries:
         raise IntegrityError("a tree of the snapshot lacks entries", tree=tree.name)
     return found

@@ -36,10 +36,11 @@ class Kind(IntEnum):
     SNAPSHOT = 2
     DOOM = 3
     WAL = 4
+    DRAFT = 5
 
     @property
     def folder(self) -> str:
-        return {1: "indexes", 2: "snapshots", 3: "dooms", 4: "wal"}[self.value]
+        return {1: "indexes", 2: "snapshots", 3: "dooms", 4: "wal", 5: "drafts"}[self.value]
 
 
 def new_name(now: datetime, *, random: Random = new_bytes) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from entrepot.errors import IntegrityError
 from entrepot.vault.chunks import Chunk
 from entrepot.vault.index import Index, PackInfo
-from entrepot.vault.keys import Domain, DomainKeys
+from entrepot.vault.keys import Cutting, Domain, DomainKeys
 from entrepot.vault.packs import Pack, PackWriter
 from entrepot.vault.repository import Vault, pack_name
 
@@ -44,6 +44,10 @@ class Writer:
         """Plain bytes that the vault had not."""
         self.stored_bytes = 0
         """Bytes of the packs they went to."""
+
+    @property
+    def cutting(self) -> Cutting:
+        return self._vault.file.cutting
 
     async def store(self, chunks: Sequence[Chunk], keys: DomainKeys) -> tuple[bytes, ...]:
         """Take chunks in; their ids."""

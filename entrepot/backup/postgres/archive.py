@@ -8,6 +8,7 @@ Memory: a segment, and twice it while one is compared.
 """
 
 import asyncio
+import contextlib
 import json
 from typing import Any, Final
 
@@ -105,10 +106,8 @@ class WalArchive:
     async def _found(self, system: tuple[int, int]) -> tuple[int, int]:
         """Say whose WAL this is, unless another was quicker."""
         said = {"format": FORMAT, "system_identifier": str(system[0]), "segment_bytes": system[1]}
-        try:
+        with contextlib.suppress(AlreadyExists):
             await self.vault.write_as(Kind.WAL, f"{self.cluster}/system", json.dumps(said).encode())
-        except AlreadyExists:
-            pass
         return await self.system()
 
     def _record(self, file: WalFile) -> str:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
+from entrepot.backup.back_up import check_stored, sound_index
 from entrepot.backup.files import read_entries, store_file, store_tree, write_files
 from entrepot.backup.postgres.archive import WalArchive
 from entrepot.backup.postgres.plan import BaseBackup, Method, wal_from
@@ -61,7 +62,8 @@ async def back_up(archive: WalArchive, cluster: Cluster, *, base: str | None = N
             manifest = await _manifest_of(vault, base, cluster.name, Path(scratch))
             options.append(f"--incremental={manifest}")
         tree = Tree(kind="files", site=SITE, name=cluster.name)
-        async with writing(vault) as writer:
+        index = await sound_index(vault)
+        async with writing(vault, index) as writer:
             command = cluster.command("pg_basebackup", *options)
             async with streaming(command, cluster.env()) as stream:
                 entries, manifest_bytes = await _stored(vault, writer, stream)
@@ -76,6 +78,7 @@ async def back_up(archive: WalArchive, cluster: Cluster, *, base: str | None = N
         stopped_ms=stopped,
     )
     await _await_wal(archive, backup)
+    await check_stored(vault, index)
     return await write_snapshot(vault, tree, backup, started_ms=now_ms, parent=base)
 
 

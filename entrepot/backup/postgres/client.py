@@ -7,8 +7,8 @@ Standard library only, and a file that runs by itself: Postgres may run as a use
 our installation, and starts this for each segment.
 
 Exit status, as Postgres reads it: 0 done; 1 not stored, or there is no such file (that ends a
-recovery's WAL); 64 wrong usage; 200 a fetch that got no answer or a damaged file: recovery must not go on as if
-that were the end (everything above 125 stops it).
+recovery's WAL); 64 wrong usage; 200 a fetch that got no answer or a damaged file: recovery must not
+go on as if that were the end (everything above 125 stops it).
 """
 
 import json

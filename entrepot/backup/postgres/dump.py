@@ -7,6 +7,7 @@ vault compresses, and stores once what two dumps share.
 from collections.abc import Sequence
 from typing import Final
 
+from entrepot.backup.back_up import check_stored, sound_index
 from entrepot.backup.files import store_file, store_tree
 from entrepot.backup.postgres.base import SITE, pieces, write_snapshot
 from entrepot.backup.postgres.plan import BaseBackup, Method
@@ -14,7 +15,7 @@ from entrepot.backup.postgres.programs import Cluster, streaming
 from entrepot.errors import InvalidInput
 from entrepot.vault.repository import Vault
 from entrepot.vault.snapshots import Entry, Tree
-from entrepot.vault.writer import Writer, writing
+from entrepot.vault.writer import writing
 
 GLOBALS: Final = "globals.sql"
 _DATABASES: Final = (
@@ -33,13 +34,17 @@ async def dump(vault: Vault, cluster: Cluster, databases: Sequence[str] = ()) ->
     if unknown := sorted(set(databases) - set(known)):
         raise InvalidInput(f"there is no database {unknown[0]}", hint=", ".join(known))
     options = ("--format=custom", "--compress=0", "--no-password")
-    async with writing(vault) as writer:
-        roles = cluster.command("pg_dumpall", "--globals-only", "--no-password")
-        entries = [await _stored(vault, writer, cluster, roles, GLOBALS, now_ms)]
-        for database in databases or known:
-            command = cluster.command("pg_dump", *options, dbname=database)
-            name = f"{database}.dump"
-            entries.append(await _stored(vault, writer, cluster, command, name, now_ms))
+    commands = {GLOBALS: cluster.command("pg_dumpall", "--globals-only", "--no-password")}
+    for database in databases or known:
+        command = cluster.command("pg_dump", *options, dbname=database)
+        commands[_file_name(database)] = command
+    index = await sound_index(vault)
+    async with writing(vault, index) as writer:
+        entries = []
+        for name, command in commands.items():
+            async with streaming(command, cluster.env()) as stream:
+                entry = Entry(name, "", now_ms)
+                entries.append(await store_file(vault, writer, pieces(stream), entry))
         tree = Tree(kind="files", site=SITE, name=cluster.name)
         tree = await store_tree(vault, writer, tree, entries)
     said = BaseBackup(
@@ -56,13 +61,11 @@ async def dump(vault: Vault, cluster: Cluster, databases: Sequence[str] = ()) ->
         stop_lsn=0,
         stopped_ms=int(vault.clock.now().timestamp() * 1000),
     )
+    await check_stored(vault, index)
     return await write_snapshot(vault, tree, said, started_ms=now_ms)
 
 
-async def _stored(
-    vault: Vault, writer: Writer, cluster: Cluster, command: list[str], name: str, now_ms: int
-) -> Entry:
-    if "/" in name or name.startswith("."):
-        raise InvalidInput("a database of this name cannot be dumped to a file", name=name)
-    async with streaming(command, cluster.env()) as stream:
-        return await store_file(vault, writer, pieces(stream), Entry(name, "", now_ms))
+def _file_name(database: str) -> str:
+    if "/" in database or database.startswith("."):
+        raise InvalidInput("a database of this name cannot be dumped to a file", name=database)
+    return f"{database}.dump"

@@ -44,7 +44,8 @@ async def helping(
     """
     if len(os.fsencode(address)) > PATH_MAX_BYTES:
         raise SetupError("the socket's path is too long", hint="a shorter one", path=str(address))
-    await _clear(address)
+    if await asyncio.to_thread(address.exists):
+        await _clear(address)
     room = asyncio.Semaphore(AT_ONCE)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,17 +69,15 @@ async def helping(
         os.chown(address, *owner)
     async with server:
         yield
-    address.unlink(missing_ok=True)
+    await asyncio.to_thread(address.unlink, missing_ok=True)
 
 
 async def _clear(address: Path) -> None:
     """Remove the socket of a helper that was killed."""
-    if not address.exists():
-        return
     try:
         _, writer = await asyncio.open_unix_connection(address)
     except OSError:
-        address.unlink(missing_ok=True)
+        await asyncio.to_thread(address.unlink, missing_ok=True)
         return
     writer.close()
     raise SetupError("a helper answers there already", hint="end it first", path=str(address))

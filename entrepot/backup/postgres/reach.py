@@ -13,7 +13,6 @@ from entrepot.backup.postgres import scan
 from entrepot.backup.postgres.archive import WalArchive
 from entrepot.backup.postgres.base import backups_of
 from entrepot.backup.postgres.plan import (
-    BaseBackup,
     RestorePlan,
     Target,
     candidates,
@@ -49,31 +48,16 @@ async def plan_restore(
         )
     refused: NotFound | None = None
     for backup in fit:
-        try:
-            return await _reach(archive, files, target, backups, backup, timeline)
-        except NotFound as error:
-            refused = refused or error
+        along = chosen_timeline(backup, files, timeline)
+        chain = wal_from(backup, files, timeline=along)
+        stop = await _stop(Wal(archive, files, chain), target) if chain else None
+        if stop and (target.lsn is not None or stop[0] >= backup.stop_lsn):
+            read = [each for each in chain if each.number * files.segment_bytes <= stop[0]]
+            names = tuple(map(files.name, read))
+            return RestorePlan(target, with_bases(backup, backups), along, names, *stop)
+        refused = refused or refusal(target, files, chain, backup.start_lsn)
     assert refused
     raise refused
-
-
-async def _reach(
-    archive: WalArchive,
-    files: WalSet,
-    target: Target,
-    backups: Sequence[BaseBackup],
-    backup: BaseBackup,
-    timeline: int | None,
-) -> RestorePlan:
-    along = chosen_timeline(backup, files, timeline)
-    chain = wal_from(backup, files, timeline=along)
-    stop = await _stop(Wal(archive, files, chain), target) if chain else None
-    if stop is None or (target.lsn is None and stop[0] < backup.stop_lsn):
-        raise refusal(target, files, chain, backup.start_lsn)
-    lsn, time = stop
-    read = [segment for segment in chain if segment.number * files.segment_bytes <= lsn]
-    names = tuple(map(files.name, read))
-    return RestorePlan(target, with_bases(backup, backups), along, names, lsn, time)
 
 
 async def _stop(wal: "Wal", target: Target) -> tuple[int, datetime | None] | None:

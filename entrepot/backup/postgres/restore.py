@@ -50,7 +50,7 @@ async def restore(
     ``restore_command`` is what Postgres will run for each file of WAL; ``bin_dir`` has the programs
     of its major version; ``owner`` (uid, gid) is whom it will run as.
     """
-    if target.exists():
+    if await asyncio.to_thread(target.exists):
         raise AlreadyExists(
             "there is something already", hint="a path that is not there", path=str(target)
         )

@@ -1,4 +1,4 @@
-"""A cluster that archives into a vault on a real store, and servers started from what comes back."""
+"""A cluster that archives into a vault on a real store, and servers over what comes back."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -89,7 +89,6 @@ async def world_of(
     minio: MinioServer, folder: Path, *, durable: bool = False
 ) -> AsyncGenerator[World, None]:
     """A new server that archives into a new vault."""
-    folder.chmod(0o711)
     account = service_account(folder)
     owner = (account.uid, account.gid) if account else None
     server = PostgresServer(folder / "pg", password=SecretStr("secret"), durable=durable)
