@@ -41,6 +41,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "Show, rotate, rewrap and shred tenant keys; export and recover them as a kit.",
     ),
     "replicate": ("entrepot.cli.replicate.group:replicate_group", "Rules, and sweeps of them."),
+    "backup": (
+        "entrepot.cli.backup.group:backup_group",
+        "Back up to vaults; Postgres' WAL, base backups and restores.",
+    ),
     "quota": ("entrepot.cli.quota:quota_group", "Count and show what tenants hold."),
     "webhook": ("entrepot.cli.webhook:webhook", "Let others start deployments."),
     "token": ("entrepot.cli.token:token_group", "Let programs call the API."),

@@ -111,6 +111,30 @@ async def backups_of(vault: Vault, cluster: str) -> list[BaseBackup]:
     return found
 
 
+async def newest_base(archive: WalArchive) -> str:
+    """The snapshot that an incremental backup can stand on; ``NotFound`` where there is none."""
+    found = await backups_of(archive.vault, archive.cluster)
+    usable = [each.snapshot for each in found if each.method is not Method.DUMP]
+    if not usable:
+        raise NotFound(
+            "there is no backup to stand on",
+            hint="take a full one first: entrepot backup postgres create",
+            cluster=archive.cluster,
+        )
+    return usable[-1]
+
+
+async def extract(archive: WalArchive, snapshot: str, file: str, path: Path) -> int:
+    """Write one file of a snapshot to ``path``, which must not be there; its bytes."""
+    vault = archive.vault
+    index = await vault.index()
+    tree = tree_of(await vault.snapshot(snapshot), archive.cluster)
+    for entry in await read_entries(vault, index, tree):
+        if entry.key == file and not file.endswith("/"):
+            return await write_files(vault, index, [replace(entry, key=path.name)], path.parent)
+    raise NotFound("the snapshot has no such file", name=snapshot, file=file)
+
+
 def tree_of(snapshot: Snapshot, cluster: str) -> Tree:
     """The tree of a cluster in a snapshot; ``NotFound``."""
     for tree in snapshot.trees:
