@@ -19,6 +19,7 @@ from blake3 import blake3
 from entrepot.backup.parents import Known, Parents, is_same
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import IntegrityError, LimitExceeded, NotFound
+from entrepot.replication.workers import side_by_side
 from entrepot.vault.chunks import Chunk
 from entrepot.vault.index import Index
 from entrepot.vault.intake import Intake
@@ -154,7 +155,7 @@ class _Run:
         ]
 
     async def _target(self, vault: Vault) -> _Target:
-        index = await sound_index(vault)
+        index = await vault.index()
         wanted = {(s.kind, s.site, s.name, s.prefixes) for s in self._sources}
         target = _Target(vault, index, Writer(vault, index), None)
         for name in reversed(await vault.names(Kind.SNAPSHOT)):
@@ -196,9 +197,7 @@ class _Run:
 
     async def _page(self, source: Source, page: Sequence[Entry], lanes: Sequence[_Lane]) -> None:
         known = [await lane.parents.known(page) for lane in lanes]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._entry(source, entry, lanes, known)) for entry in page]
-        done = [task.result() for task in tasks]
+        done = await side_by_side(self._entry(source, entry, lanes, known) for entry in page)
         for lane, entries in zip(lanes, zip(*done, strict=True), strict=True):
             kept = [entry for entry in entries if entry is not None]
             lane.count.entries += len(kept)
@@ -305,19 +304,9 @@ def _kept(entry: Entry, known: Entry | None, lane: _Lane) -> Entry | None:
     return replace(entry, chunks=known.chunks, digest=known.digest)
 
 
-async def sound_index(vault: Vault) -> Index:
-    """The chunks of the packs that the store lists in their length and no prune is to remove.
-
-    So what was lost is stored again where its source still has it.
-    """
-    doomed, packs, listed = await vault.doomed(), await vault.packs(), await _listed(vault)
-    lost = {pack.id for pack in packs if listed.get(pack_name(pack.id)) != pack.size_bytes}
-    return await asyncio.to_thread(Index, packs, without=lost | doomed.keys())
-
-
 async def check_stored(vault: Vault, index: Index) -> None:
     """That the store lists every pack that was counted on or added, in its length."""
-    listed = await _listed(vault)
+    listed = await vault.listed()
     for pack in index.packs:
         if listed.get(pack_name(pack.id)) != pack.size_bytes:
             raise IntegrityError(
@@ -325,7 +314,3 @@ async def check_stored(vault: Vault, index: Index) -> None:
                 hint="run it again, which stores it anew; then: entrepot backup verify",
                 pack=pack.id.hex(),
             )
-
-
-async def _listed(vault: Vault) -> dict[str, int]:
-    return {found.name: found.size_bytes async for found in vault.place.list("packs")}

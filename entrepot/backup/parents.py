@@ -61,7 +61,9 @@ class Parents:
         await self._stack.aclose()
 
     def add(self, vault: Vault, index: Index, tree: Tree) -> None:
-        """Look at one more tree, an older one first."""
+        """Look at one more tree, an older one first; not at one whose pages are lost."""
+        if any(page not in index for page in tree.pages):
+            return
         entries = entries_of(vault, index, tree)
         self._stack.push_async_callback(entries.aclose)
         self._walks.append(Walk(entries))

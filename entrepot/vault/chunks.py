@@ -6,11 +6,11 @@ Systems", IEEE TPDS 2020.
 Invariant: where a stream is cut depends on its bytes alone, not on the pieces it came in: a cut is
 taken only where the end of what is held played no part in it.
 
-Memory: two of the largest chunks and one piece of the source.
+Memory: two of the largest chunks and one piece of the source, twice while they are joined.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Final, NamedTuple
 
 from pyfastcdc import FastCDC
@@ -22,14 +22,14 @@ INLINE_BYTES: Final = 256 * 1024
 
 
 class Chunk(NamedTuple):
-    """A chunk and its id."""
+    """A chunk and its id. ``data`` may be a view of a larger piece, which it keeps alive."""
 
     id: bytes
-    data: bytes
+    data: bytes | memoryview
 
 
 class Cutter:
-    """Cuts one stream. What ``feed`` gives is to be exhausted before the next call."""
+    """Cuts one stream."""
 
     def __init__(self, cutting: Cutting, *, seed: int) -> None:
         self._fastcdc = FastCDC(
@@ -39,38 +39,33 @@ class Cutter:
             seed=seed,
         )
         self._enough = 2 * cutting.max_bytes
-        self._held = bytearray()
+        self._held: list[bytes | memoryview] = []
+        self._held_bytes = 0
 
-    def is_ready(self, piece: bytes) -> bool:
-        """Whether there is something to cut with ``piece``."""
-        return len(self._held) + len(piece) >= self._enough
+    @property
+    def is_ready(self) -> bool:
+        """Whether enough is held that there is something to cut."""
+        return self._held_bytes >= self._enough
 
     def hold(self, piece: bytes) -> None:
         """Take ``piece`` in, and cut nothing yet."""
-        self._held += piece
+        self._held.append(piece)
+        self._held_bytes += len(piece)
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Take ``piece`` in; the chunks that are certain."""
-        self._held += piece
-        yield from self._cut(last=False)
-
-    def drain(self) -> Iterator[bytes]:
-        """The rest; nothing of an empty stream."""
-        yield from self._cut(last=True)
-
-    def _cut(self, *, last: bool) -> Iterator[bytes]:
+    def cut(self, *, last: bool = False) -> list[memoryview]:
+        """The chunks that are certain; ``last``: all of the rest, nothing of an empty stream."""
+        whole = memoryview(b"".join(self._held))
         done = 0
-        found: list[bytes] = []
-        with memoryview(self._held) as view:
-            for chunk in self._fastcdc.cut_buf(view):
-                end = chunk.offset + chunk.length
-                if end == len(view) and not last:
-                    break
-                found.append(bytes(view[done:end]))
-                done = end
-            del chunk
-        del self._held[:done]
-        yield from found
+        found: list[memoryview] = []
+        for chunk in self._fastcdc.cut_buf(whole):
+            end = chunk.offset + chunk.length
+            if end == len(whole) and not last:
+                break
+            found.append(whole[done:end])
+            done = end
+        self._held = [bytes(whole[done:])]  # a copy: a view would keep all that was cut
+        self._held_bytes = len(whole) - done
+        return found
 
 
 async def chunks(
@@ -81,15 +76,15 @@ async def chunks(
     came_bytes = 0
     async for piece in source:
         came_bytes += len(piece)
-        if cutter.is_ready(piece):
-            yield await asyncio.to_thread(_named, cutter.feed(piece), keys)
-        else:
-            cutter.hold(piece)
+        cutter.hold(piece)
+        if cutter.is_ready:
+            yield await asyncio.to_thread(named, cutter, keys, last=False)
     if came_bytes <= INLINE_BYTES:
-        yield _named(cutter.drain(), keys)
+        yield named(cutter, keys, last=True)
     else:
-        yield await asyncio.to_thread(_named, cutter.drain(), keys)
+        yield await asyncio.to_thread(named, cutter, keys, last=True)
 
 
-def _named(found: Iterator[bytes], keys: DomainKeys) -> list[Chunk]:
-    return [Chunk(keys.chunk_id(data), data) for data in found]
+def named(cutter: Cutter, keys: DomainKeys, *, last: bool) -> list[Chunk]:
+    """What ``cutter`` cuts, with ids."""
+    return [Chunk(keys.chunk_id(data), data) for data in cutter.cut(last=last)]

@@ -1,6 +1,6 @@
 """Which chunks a vault has, and where: from its index records, in arrays.
 
-Memory: some 60 bytes a chunk, so 60 MB a TB of data, and once more while records are read.
+Memory: 56 bytes a chunk, so some 60 MB a TB of data, and once more while it is made.
 """
 
 import struct
@@ -16,8 +16,11 @@ from entrepot.vault.keys import CHUNK_LIMIT_BYTES, Domain
 from entrepot.vault.packs import ID_BYTES, ROW, Pack, Row, domain_of
 
 _PACK: Final = struct.Struct(f">{ID_BYTES}sI")
-_ROWS: Final = np.dtype([("id", "V32"), ("stored", ">u4"), ("size", ">u4")])
-_COMPRESSED: Final = np.uint32(1 << 31)
+_PREFIX_BYTES: Final = 8
+_ROWS: Final = np.dtype(
+    [("prefix", ">u8"), ("rest", f"V{ID_BYTES - 8}"), ("stored", ">u4"), ("size", ">u4")]
+)
+_COMPRESSED: Final = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,9 @@ class Index:
         self.packs: list[PackInfo] = []
         self._known: set[bytes] = set()
         self._fresh: dict[bytes, tuple[int, int]] = {}
-        self._ids: Any = np.empty(0, "V32")
+        self._prefixes: Any = np.empty(0, np.uint64)
         self._places: Any = np.empty((0, 2), np.uint32)
+        self._offsets: tuple[int, Any] = (-1, None)
         for pack in packs:
             if pack.id not in without:
                 self._append(pack)
@@ -127,21 +131,21 @@ class Index:
         return len(self.packs) - 1
 
     def _sort(self) -> None:
-        """Ids in order, with the places of their packs and in them."""
+        """First bytes of ids in order, with the places of their packs and in them."""
         if not self.packs:
             return
         rows = np.frombuffer(b"".join(pack.rows for pack in self.packs), _ROWS)
         counts = [pack.count for pack in self.packs]
         packs = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
         numbers = np.concatenate([np.arange(count, dtype=np.uint32) for count in counts])
-        ids = rows["id"].copy()
-        order = np.argsort(_comparable(ids), kind="stable")
-        self._ids = _comparable(ids[order])
+        prefixes = rows["prefix"].astype(np.uint64)
+        order = np.argsort(prefixes, kind="stable")
+        self._prefixes = prefixes[order]
         self._places = np.stack([packs[order], numbers[order]], axis=1)
 
     def __len__(self) -> int:
         """Chunks, those that several packs have counted as often."""
-        return len(self._ids) + len(self._fresh)
+        return len(self._prefixes) + len(self._fresh)
 
     def __contains__(self, chunk_id: bytes) -> bool:
         return self._place(chunk_id) is not None
@@ -152,29 +156,43 @@ class Index:
         return None if place is None else self._location(*place)
 
     def _place(self, chunk_id: bytes) -> tuple[int, int] | None:
-        if (fresh := self._fresh.get(chunk_id)) is not None:
-            return fresh
-        wanted = _comparable(np.frombuffer(chunk_id, "V32"))
-        at = int(np.searchsorted(self._ids, wanted)[0]) if len(self._ids) else 0
-        if at == len(self._ids) or self._ids[at] != wanted[0]:
-            return None
-        pack, number = self._places[at]
-        return int(pack), int(number)
+        at = self.ordinal(chunk_id)
+        if at is None:
+            return self._fresh.get(chunk_id)
+        return self._placed(at)
+
+    def ordinal(self, chunk_id: bytes) -> int | None:
+        """A number below ``sorted_count`` for a chunk that was there when the index was made."""
+        prefix = np.uint64(int.from_bytes(chunk_id[:_PREFIX_BYTES], "big"))
+        at = int(self._prefixes.searchsorted(prefix))
+        while at < len(self._prefixes) and self._prefixes[at] == prefix:
+            pack, number = self._placed(at)
+            start = number * ROW.size
+            if self.packs[pack].rows[start : start + ID_BYTES] == chunk_id:
+                return at
+            at += 1
+        return None
+
+    @property
+    def sorted_count(self) -> int:
+        """Chunks that were there when the index was made."""
+        return len(self._prefixes)
+
+    def _placed(self, at: int) -> tuple[int, int]:
+        pack, number = self._places[at].tolist()
+        return pack, number
 
     def _location(self, place: int, number: int) -> Location:
         pack = self.packs[place]
-        rows = np.frombuffer(pack.rows, _ROWS, count=number + 1)
-        stored, size = rows["stored"], rows["size"][number]
-        offset = len(pack.header) + int(stored[:number].sum(dtype=np.uint64))
-        plain, is_compressed = int(size & ~_COMPRESSED), bool(size & _COMPRESSED)
-        row = Row(rows["id"][number].tobytes(), offset, int(stored[number]), plain, is_compressed)
+        if self._offsets[0] != place:  # neighbours are asked for one after the other
+            stored = np.frombuffer(pack.rows, _ROWS)["stored"]
+            self._offsets = place, np.cumsum(stored, dtype=np.uint64)
+        chunk_id, stored_bytes, size = ROW.unpack_from(pack.rows, number * ROW.size)
+        offset = len(pack.header) + int(self._offsets[1][number]) - stored_bytes
+        plain, is_compressed = size & ~_COMPRESSED, bool(size & _COMPRESSED)
+        row = Row(chunk_id, offset, stored_bytes, plain, is_compressed)
         if not 0 < plain <= CHUNK_LIMIT_BYTES or not row.stored_bytes > TAG_BYTES:
             raise IntegrityError("an index names an impossible blob", chunk=row.id.hex())
         if offset + row.stored_bytes > pack.size_bytes:
             raise IntegrityError("an index names a blob behind its pack", pack=pack.id.hex())
         return Location(pack, number, row)
-
-
-def _comparable(ids: Any) -> Any:
-    """Ids as numpy sorts them: of 32 bytes, zeros at the end without meaning."""
-    return ids.view("S32")

@@ -4,12 +4,16 @@ Invariant: a slot opens only with its holder's key and only beside the vault fil
 so whoever has the vault key has also verified how the vault cuts. Nothing of a domain follows from
 the vault key but of the vault's own: shredding the ring's key shreds the domain.
 
+Whoever has the vault key can tell whether a slot is as it was made, also another's: its end is a
+check under that key.
+
 Words: *slot* the vault key, sealed for one holder; *domain* what chunks are shared within.
 """
 
 import re
 import struct
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -30,12 +34,16 @@ from entrepot.errors import AccessDenied, IntegrityError, InvalidInput, Unsuppor
 VAULT_ID_BYTES: Final = 16
 CHUNK_LIMIT_BYTES: Final = 1 << 24
 """No vault cuts larger chunks: a reader can always hold one."""
+PACK_LIMIT_BYTES: Final = 1 << 30
+"""From here on every vault closes a pack."""
 
 _VAULT: Final = struct.Struct(f">4s{VAULT_ID_BYTES}sQIIII")
 _VAULT_MARK: Final = b"EPV1"
 _SLOT_MARK: Final = b"EPVS"
 _INFO: Final = b"entrepot/1 vault slot"
 _NONCE: Final = bytes(12)  # each slot's key seals one thing
+_CHECK_INFO: Final = b"entrepot/1 vault slot check"
+_CHECK_BYTES: Final = 16
 _SEALED_BYTES: Final = KEY_BYTES + TAG_BYTES
 _RING, _RECIPIENT = 1, 2
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -53,7 +61,10 @@ OWN: Final = Domain("", 0)
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """Bytes of the least, average and largest chunk, and from which on a pack is closed."""
+    """Bytes of the least, average and largest chunk, and from which on a pack is closed.
+
+    The bounds are those of ``pyfastcdc``.
+    """
 
     min_bytes: int = 256 * 1024
     average_bytes: int = 1024 * 1024
@@ -61,9 +72,18 @@ class Cutting:
     pack_bytes: int = 16 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        ordered = 64 <= self.min_bytes <= self.average_bytes <= self.max_bytes
-        if not ordered or self.max_bytes > CHUNK_LIMIT_BYTES or self.pack_bytes > 1 << 30:
-            raise InvalidInput("no vault can cut so", hint="least, average, largest in order")
+        sizes = (self.min_bytes, self.average_bytes, self.max_bytes)
+        allowed = (
+            64 <= self.min_bytes <= 1 << 20
+            and 256 <= self.average_bytes <= 1 << 22
+            and 1024 <= self.max_bytes <= CHUNK_LIMIT_BYTES
+            and 1024 <= self.pack_bytes <= PACK_LIMIT_BYTES
+        )
+        if not allowed or sorted(sizes) != list(sizes):
+            raise InvalidInput(
+                "no vault can cut so",
+                hint="64 B to 1 MiB, 256 B to 4 MiB, 1 KiB to 16 MiB, in order; packs to 1 GiB",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +156,24 @@ class RecipientSlot:
 
 
 def slot_holder(slot: bytes) -> RingSlot | RecipientSlot:
-    """For whom a slot was made."""
-    head, _ = _split(slot)
+    """For whom a slot was made; ``IntegrityError`` for what is no slot."""
+    parts = _split(slot)
+    head = parts.head
     if head[4] == _RECIPIENT:
         return RecipientSlot(head[5:37])
     size = int.from_bytes(head[5:7], "big")
-    return RingSlot(head[7 : 7 + size].decode(), int.from_bytes(head[7 + size : 11 + size], "big"))
+    try:
+        name = head[7 : 7 + size].decode()
+    except UnicodeDecodeError as error:
+        raise IntegrityError("the slot is damaged") from error
+    return RingSlot(name, int.from_bytes(head[7 + size : 11 + size], "big"))
+
+
+def check_slot(slot: bytes, vault: VaultFile, *, vault_key: bytes) -> None:
+    """``IntegrityError`` unless the slot is as it was made, by who had that vault key."""
+    said = slot[-_CHECK_BYTES:]
+    if not compare_digest(_check(vault_key, vault, slot[:-_CHECK_BYTES]), said):
+        raise IntegrityError("the slot was altered, or is another vault's")
 
 
 def seal_for_ring(
@@ -156,40 +188,59 @@ def seal_for_ring(
     salt = random(SALT_BYTES)
     head = _SLOT_MARK + bytes([_RING]) + prefixed(holder.name)
     head += holder.number.to_bytes(4, "big") + salt
-    return head + _seal(derive(ring_key, salt=salt, info=_INFO), vault, head, vault_key)
+    return _sealed(derive(ring_key, salt=salt, info=_INFO), vault, head, vault_key)
 
 
 def open_with_ring(slot: bytes, vault: VaultFile, *, ring_key: bytes) -> bytes:
     """The vault key; ``AccessDenied`` where this is not the slot's key, or not this vault's."""
-    head, sealed = _split(slot)
-    return _open(derive(ring_key, salt=head[-SALT_BYTES:], info=_INFO), vault, head, sealed)
+    parts = _split(slot)
+    return _open(derive(ring_key, salt=parts.head[-SALT_BYTES:], info=_INFO), vault, slot)
 
 
 def seal_for_recipient(
     vault_key: bytes, vault: VaultFile, *, public: bytes, random: Random = new_bytes
 ) -> bytes:
-    """A slot that the private key to ``public`` (32 bytes, X25519) opens."""
+    """A slot that the private key to ``public`` opens; ``InvalidInput`` where none could be.
+
+    ``public`` has 32 bytes (X25519, RFC 7748).
+    """
     ephemeral = X25519PrivateKey.from_private_bytes(random(KEY_BYTES))
     shown = ephemeral.public_key().public_bytes_raw()
-    secret = ephemeral.exchange(X25519PublicKey.from_public_bytes(public))
+    try:
+        secret = ephemeral.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:  # of another length, or a point of small order
+        raise InvalidInput("this is no X25519 public key", size_bytes=len(public)) from error
     head = _SLOT_MARK + bytes([_RECIPIENT]) + public + shown
-    return head + _seal(derive(secret, salt=shown + public, info=_INFO), vault, head, vault_key)
+    return _sealed(derive(secret, salt=shown + public, info=_INFO), vault, head, vault_key)
 
 
 def open_as_recipient(slot: bytes, vault: VaultFile, *, private: bytes) -> bytes:
-    """The vault key; ``AccessDenied`` for another's slot."""
-    head, sealed = _split(slot)
+    """The vault key; ``AccessDenied`` for another's slot, ``InvalidInput`` for no private key."""
+    if len(private) != KEY_BYTES:
+        raise InvalidInput("an X25519 private key has 32 bytes", size_bytes=len(private))
+    head = _split(slot).head
     own = X25519PrivateKey.from_private_bytes(private)
     public, shown = head[5:37], head[37:69]
     if own.public_key().public_bytes_raw() != public:
         raise AccessDenied("the slot is another recipient's")
-    secret = own.exchange(X25519PublicKey.from_public_bytes(shown))
-    return _open(derive(secret, salt=shown + public, info=_INFO), vault, head, sealed)
+    try:
+        secret = own.exchange(X25519PublicKey.from_public_bytes(shown))
+    except ValueError as error:  # a point of small order, which no writer makes
+        raise IntegrityError("the slot is damaged") from error
+    return _open(derive(secret, salt=shown + public, info=_INFO), vault, slot)
 
 
-def _split(slot: bytes) -> tuple[bytes, bytes]:
-    """What comes before the sealed key, and that."""
-    head, sealed = slot[:-_SEALED_BYTES], slot[-_SEALED_BYTES:]
+class _Slot(NamedTuple):
+    """Parts of a slot: what comes before the sealed key, that, and the check."""
+
+    head: bytes
+    sealed: bytes
+    check: bytes
+
+
+def _split(slot: bytes) -> _Slot:
+    rest, check = slot[:-_CHECK_BYTES], slot[-_CHECK_BYTES:]
+    head, sealed = rest[:-_SEALED_BYTES], rest[-_SEALED_BYTES:]
     kind = head[4] if len(head) > 4 else 0
     least = {_RING: 5 + 2 + 1 + 4 + SALT_BYTES, _RECIPIENT: 5 + 2 * KEY_BYTES}.get(kind)
     if head[:4] != _SLOT_MARK or least is None or len(head) < least:
@@ -197,25 +248,35 @@ def _split(slot: bytes) -> tuple[bytes, bytes]:
     name_bytes = int.from_bytes(head[5:7], "big") - 1 if kind == _RING else 0
     if len(head) != least + name_bytes:
         raise IntegrityError("the slot is damaged")
-    return head, sealed
+    return _Slot(head, sealed, check)
 
 
-def _seal(key: bytes, vault: VaultFile, head: bytes, vault_key: bytes) -> bytes:
+def _sealed(key: bytes, vault: VaultFile, head: bytes, vault_key: bytes) -> bytes:
+    """The whole slot."""
     sealed = bytearray(_SEALED_BYTES)
     Gcm(key).seal(vault_key, sealed, nonce=_NONCE, aad=_INFO + vault.digest + head)
-    return bytes(sealed)
+    slot = head + sealed
+    return slot + _check(vault_key, vault, slot)
 
 
-def _open(key: bytes, vault: VaultFile, head: bytes, sealed: bytes) -> bytes:
-    vault_key = bytearray(KEY_BYTES)
+def _open(key: bytes, vault: VaultFile, slot: bytes) -> bytes:
+    parts = _split(slot)
+    room = bytearray(KEY_BYTES)
     try:
-        Gcm(key).open(sealed, vault_key, nonce=_NONCE, aad=_INFO + vault.digest + head)
+        Gcm(key).open(parts.sealed, room, nonce=_NONCE, aad=_INFO + vault.digest + parts.head)
     except IntegrityError as error:
         raise AccessDenied(
             "the slot does not open",
             hint="another key, another vault, or the slot or the vault file was altered",
         ) from error
-    return bytes(vault_key)
+    vault_key = bytes(room)
+    check_slot(slot, vault, vault_key=vault_key)
+    return vault_key
+
+
+def _check(vault_key: bytes, vault: VaultFile, slot: bytes) -> bytes:
+    key = derive(vault_key, salt=vault.vault_id, info=_CHECK_INFO)
+    return blake3(slot, key=key).digest(length=_CHECK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +294,9 @@ class DomainKeys:
 
     @property
     def seed(self) -> int:
-        """Of the gear table that cuts."""
+        """Of the gear table that cuts: 63 bits, as ``pyfastcdc`` takes no more."""
         derived = derive(self.secret, salt=self.vault_id, info=b"entrepot/1 chunk seed")
-        return int.from_bytes(derived[:8], "big")
+        return int.from_bytes(derived[:8], "big") >> 1
 
     def chunk_id(self, chunk: bytes | bytearray | memoryview) -> bytes:
         """The id of a chunk: 32 bytes."""

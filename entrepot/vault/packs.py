@@ -8,6 +8,7 @@ Words: *blob* a chunk as it is stored; *row* where a blob is and what it holds.
 """
 
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -27,6 +28,9 @@ SAVING_MIN: Final = 1 / 8
 """As in ``entrepot.codec.blocks``: less is not worth decompressing."""
 LEVEL: Final = 3
 """A backup is written once and kept: 20 % smaller than level 1 on text, at half its speed."""
+
+SAMPLE_BYTES: Final = 64 * 1024
+"""What of a larger chunk says whether it compresses: 0.1 ms a MiB where it does not."""
 
 _MARK: Final = b"EPVP"
 _END_MARK: Final = b"EPVD"
@@ -79,7 +83,10 @@ class Pack:
 
 
 class PackWriter:
-    """One pack as it grows. Memory: its bytes, and once more while ``close`` makes one piece."""
+    """One pack as it grows. Memory: its bytes, and once more while ``close`` makes one piece.
+
+    A blob takes its number under a lock: two threads can never seal under one nonce.
+    """
 
     def __init__(self, keys: DomainKeys, *, random: Random = new_bytes) -> None:
         salt = random(SALT_BYTES)
@@ -88,27 +95,32 @@ class PackWriter:
         self._aad = blake3(self._head).digest()
         self._gcm = Gcm(keys.pack_key(salt))
         self._zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-        self._parts = [self._head]
+        self._parts: list[Piece] = [self._head]
         self._rows: list[Row] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
         self.size_bytes = len(self._head)
 
     def add(self, chunk_id: bytes, chunk: Piece) -> None:
         """Seal a chunk; blocks for some 10 ms a MiB. ``InvalidInput`` for none or too large."""
-        if not 0 < len(chunk) <= CHUNK_LIMIT_BYTES or len(self._rows) >= _BLOBS_MAX:
-            raise InvalidInput("no pack takes such a chunk", size_bytes=len(chunk))
-        packed = self._packed(chunk)
-        sealed = bytearray(len(packed) + TAG_BYTES)
-        self._gcm.seal(packed, sealed, nonce=_nonce(len(self._rows)), aad=self._aad)
-        is_compressed = packed is not chunk
-        row = Row(chunk_id, self.size_bytes, len(sealed), len(chunk), is_compressed)
-        self._rows.append(row)
-        self._parts.append(bytes(sealed))
-        self.size_bytes += len(sealed)
+        with self._lock:
+            is_full = self._is_closed or len(self._rows) >= _BLOBS_MAX
+            if is_full or not 0 < len(chunk) <= CHUNK_LIMIT_BYTES:
+                raise InvalidInput("no pack takes such a chunk", size_bytes=len(chunk))
+            packed = self._packed(chunk)
+            sealed = bytearray(len(packed) + TAG_BYTES)
+            self._gcm.seal(packed, sealed, nonce=_nonce(len(self._rows)), aad=self._aad)
+            is_compressed = packed is not chunk
+            row = Row(chunk_id, self.size_bytes, len(sealed), len(chunk), is_compressed)
+            self._rows.append(row)
+            self._parts.append(sealed)
+            self.size_bytes += len(sealed)
 
     def _packed(self, chunk: Piece) -> Piece:
-        sample = memoryview(chunk)[: 64 * 1024]
-        if len(self._zstd.compress(sample)) > len(sample) * (1 - SAVING_MIN):
-            return chunk
+        if len(chunk) > SAMPLE_BYTES:
+            sample = self._zstd.compress(memoryview(chunk)[:SAMPLE_BYTES])
+            if len(sample) > SAMPLE_BYTES * (1 - SAVING_MIN):
+                return chunk
         packed = self._zstd.compress(chunk)
         return packed if len(packed) <= len(chunk) * (1 - SAVING_MIN) else chunk
 
@@ -118,16 +130,22 @@ class PackWriter:
 
     def close(self) -> Pack:
         """The pack; nothing can be added any more."""
-        if self.is_empty:
-            raise InvalidInput("a pack has at least one chunk")
+        with self._lock:
+            if self.is_empty or self._is_closed:
+                raise InvalidInput("a pack has at least one chunk, and is closed once")
+            self._is_closed = True
         plain = b"".join(row.dump() for row in self._rows)
         directory = bytearray(len(plain) + TAG_BYTES)
         self._gcm.seal(plain, directory, nonce=_nonce(_DIRECTORY), aad=self._aad)
         trailer = TRAILER.pack(len(self._head), len(directory), _END_MARK)
         data = b"".join([*self._parts, directory, trailer])
         self._parts = []
-        found = tuple(self._rows)
-        return Pack(blake3(data).digest(), self._domain, self._head, data, found)
+        return Pack(pack_id(data), self._domain, self._head, data, tuple(self._rows))
+
+
+def pack_id(data: Piece) -> bytes:
+    """What a pack is named by: ``B3`` of its bytes."""
+    return blake3(data).digest()
 
 
 class PackOpener:

@@ -1,10 +1,11 @@
 """Chunks out of a vault, verified, in the order they are asked for.
 
 Blobs that lie together are one request, and the next is on its way while one is used. Memory: two
-runs of ``RUN_BYTES`` or one blob, and the chunks of one.
+runs and the chunks of one, each of ``RUN_BYTES`` or of one chunk where that is larger.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Final
 
@@ -18,6 +19,7 @@ GAP_BYTES: Final = 256 * 1024
 """Bytes between two blobs that are cheaper to read than another request."""
 
 INLINE_BYTES: Final = 64 * 1024
+LOST_HINT: Final = "entrepot backup verify says what is missing; repair from another copy"
 
 Run = list[Location]
 """Blobs of one pack, in its order, that are read at once."""
@@ -27,26 +29,28 @@ async def read_chunks(
     vault: Vault, index: Index, ids: Iterable[bytes]
 ) -> AsyncGenerator[bytes, None]:
     """The chunks of ``ids``. ``NotFound`` for one that the vault has not; ``IntegrityError``."""
-    fetching: asyncio.Task[bytes] | None = None
-    waiting: Run = []
+    ahead: deque[tuple[Run, asyncio.Task[bytes]]] = deque()
     try:
         for run in runs(_located(index, ids)):
-            task = asyncio.create_task(_fetch(vault, run))
-            if fetching:
-                data = await fetching
-                current, waiting, fetching = waiting, run, task
-                for chunk in await _opened(vault, current, data):
+            ahead.append((run, asyncio.create_task(_fetch(vault, run))))
+            if len(ahead) > 1:
+                for chunk in await _next(vault, ahead):
                     yield chunk
-            else:
-                waiting, fetching = run, task
-        if fetching:
-            for chunk in await _opened(vault, waiting, await fetching):
+        while ahead:
+            for chunk in await _next(vault, ahead):
                 yield chunk
-            fetching = None
     finally:
-        if fetching:
-            fetching.cancel()
-            await asyncio.wait([fetching])
+        for _, task in ahead:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+
+
+async def _next(vault: Vault, ahead: deque[tuple[Run, asyncio.Task[bytes]]]) -> list[bytes]:
+    """The chunks of the run that was asked for first."""
+    run, task = ahead[0]
+    data = await task
+    ahead.popleft()
+    return await _opened(vault, run, data)
 
 
 async def read_chunk(vault: Vault, index: Index, chunk_id: bytes) -> bytes:
@@ -60,7 +64,7 @@ def _located(index: Index, ids: Iterable[bytes]) -> Iterator[Location]:
         if found is None:
             raise NotFound(
                 "the vault has not the chunk",
-                hint="entrepot backup verify says what is missing; repair from another copy",
+                hint=LOST_HINT,
                 chunk=chunk_id.hex(),
             )
         yield found
@@ -69,10 +73,12 @@ def _located(index: Index, ids: Iterable[bytes]) -> Iterator[Location]:
 def runs(locations: Iterable[Location]) -> Iterator[Run]:
     """Neighbours that are worth one request."""
     run: Run = []
+    plain_bytes = 0
     for found in locations:
-        if run and not _joins(run, found):
+        plain_bytes += found.row.size_bytes
+        if run and (plain_bytes > RUN_BYTES or not _joins(run, found)):
             yield run
-            run = []
+            run, plain_bytes = [], found.row.size_bytes
         run.append(found)
     if run:
         yield run
@@ -89,7 +95,11 @@ def _joins(run: Run, found: Location) -> bool:
 
 async def _fetch(vault: Vault, run: Run) -> bytes:
     start, stop = _bounds(run)
-    return await vault.place.read_range(pack_name(run[0].pack.id), start, stop)
+    pack = run[0].pack.id
+    try:
+        return await vault.place.read_range(pack_name(pack), start, stop)
+    except NotFound as error:
+        raise NotFound("a pack of the vault is missing", hint=LOST_HINT, pack=pack.hex()) from error
 
 
 def _bounds(run: Run) -> tuple[int, int]:

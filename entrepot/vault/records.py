@@ -56,6 +56,11 @@ def time_of(name: str) -> datetime:
     return whole.replace(microsecond=int(name[15:18]) * 1000)
 
 
+def is_name(name: str) -> bool:
+    """Whether that can name a record."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, kind: Kind | None = None) -> None:
     """``InvalidInput`` for what cannot name a record, so that no name leads elsewhere."""
     if kind is Kind.WAL:
@@ -65,8 +70,7 @@ def check_name(name: str, kind: Kind | None = None) -> None:
                 hint="such as main/00000001/000000010000000000000003",
                 name=name,
             )
-        return
-    if not _NAME.fullmatch(name):
+    elif not is_name(name):
         raise InvalidInput(
             "this names no record of a vault",
             hint="such as 20261125T224500123Z-0123456789abcdef: entrepot backup list",

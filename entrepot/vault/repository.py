@@ -6,10 +6,10 @@ before it; so whoever reads in the order snapshot, index, pack finds all of it, 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from entrepot.clock import SYSTEM_CLOCK, Clock, new_bytes
 from entrepot.codec.keys.ring import KeyRing
@@ -18,6 +18,7 @@ from entrepot.errors import (
     AccessDenied,
     AlreadyExists,
     IntegrityError,
+    LimitExceeded,
     NotFound,
     PermanentError,
     SetupError,
@@ -35,6 +36,11 @@ RING_NAME: Final = "entrepot-vault"
 RING_SLOT: Final = "ring"
 READERS: Final = 8
 """Index records that are fetched at a time."""
+
+LOOKS: Final = 3
+"""Listings of indexes, where a prune replaces some while they are read."""
+
+SLOT_MAX_BYTES: Final = 1 << 17
 
 
 def pack_name(pack_id: bytes) -> str:
@@ -91,16 +97,16 @@ class Vault:
         """A vault by the ring; ``NotFound`` where there is none, ``AccessDenied`` without a key."""
         file = await read_file(place)
         tried: list[str] = []
-        async for name, slot in _slots(place):
-            holder = keys.slot_holder(slot)
-            if isinstance(holder, RingSlot):
-                try:
+        async for found in place.list("slots"):
+            try:
+                slot = await read_slot(place, found.name)
+                holder = keys.slot_holder(slot)
+                if isinstance(holder, RingSlot):
                     held = await ring.get(holder.name, holder.number)
                     vault_key = keys.open_with_ring(slot, file, ring_key=held.secret)
-                except PermanentError as error:
-                    tried.append(f"{name}: {error.message}")
-                    continue
-                return cls(place, file, vault_key, ring, clock)
+                    return cls(place, file, vault_key, ring, clock)
+            except PermanentError as error:
+                tried.append(f"{found.name}: {error.message}")
         raise AccessDenied(
             "no slot of the vault opens with this ring",
             hint="; ".join(tried) or "the vault has no slot for a ring; open it as a recipient",
@@ -113,14 +119,20 @@ class Vault:
     ) -> "Vault":
         """A vault by an X25519 private key of 32 bytes; ``AccessDenied`` without a slot for it."""
         file = await read_file(place)
-        async for _, slot in _slots(place):
-            if isinstance(keys.slot_holder(slot), keys.RecipientSlot):
-                try:
+        tried: list[str] = []
+        async for found in place.list("slots"):
+            try:
+                slot = await read_slot(place, found.name)
+                if isinstance(keys.slot_holder(slot), keys.RecipientSlot):
                     vault_key = keys.open_as_recipient(slot, file, private=private)
-                except AccessDenied:
-                    continue
-                return cls(place, file, vault_key, ring)
-        raise AccessDenied("the vault has no slot for this recipient", bucket=place.bucket)
+                    return cls(place, file, vault_key, ring)
+            except (AccessDenied, IntegrityError, LimitExceeded, NotFound) as error:
+                tried.append(f"{found.name}: {error.message}")
+        raise AccessDenied(
+            "no slot of the vault opens for this recipient",
+            hint="; ".join(tried),
+            bucket=place.bucket,
+        )
 
     async def add_recipient(self, name: str, public: bytes) -> None:
         """Let the holder of the private key to ``public`` open the vault; ``AlreadyExists``."""
@@ -189,9 +201,10 @@ class Vault:
         )
 
     async def names(self, kind: Kind) -> list[str]:
-        """Names of the records of a kind, oldest first."""
+        """Names of the records of a kind, oldest first; what else lies there is passed over."""
         start = len(kind.folder) + 1
-        return [found.name[start:] async for found in self.place.list(kind.folder)]
+        found = [found.name[start:] async for found in self.place.list(kind.folder)]
+        return [name for name in found if records.is_name(name)]
 
     async def snapshot(self, name: str) -> Snapshot:
         """One snapshot."""
@@ -199,8 +212,16 @@ class Vault:
 
     async def packs(self, names: Sequence[str] | None = None) -> list[PackInfo]:
         """The packs that index records name, all of them by default."""
-        if names is None:
-            names = await self.names(Kind.INDEX)
+        if names is not None:
+            return await self._packs(names)
+        for _ in range(LOOKS - 1):
+            try:
+                return await self._packs(await self.names(Kind.INDEX))
+            except NotFound:  # a prune has written another one since, with all that it named
+                continue
+        return await self._packs(await self.names(Kind.INDEX))
+
+    async def _packs(self, names: Sequence[str]) -> list[PackInfo]:
         found: list[PackInfo] = []
         for at in range(0, len(names), READERS):
             some = names[at : at + READERS]
@@ -210,10 +231,17 @@ class Vault:
         return found
 
     async def index(self) -> Index:
-        """All chunks, without those of doomed packs."""
-        doomed = await self.doomed()
-        packs = await self.packs()
-        return await asyncio.to_thread(Index, packs, without=frozenset(doomed))
+        """All chunks of packs that the store lists in their length and no prune is to remove.
+
+        So a chunk whose pack was lost is found where it was stored again, or not at all.
+        """
+        doomed, packs, listed = await self.doomed(), await self.packs(), await self.listed()
+        lost = {pack.id for pack in packs if listed.get(pack_name(pack.id)) != pack.size_bytes}
+        return await asyncio.to_thread(Index, packs, without=lost | doomed.keys())
+
+    async def listed(self) -> dict[str, int]:
+        """The packs that the store lists: lengths by name."""
+        return {found.name: found.size_bytes async for found in self.place.list("packs")}
 
     async def write_index(self, packs: Iterable[PackInfo]) -> str:
         """Store an index of packs that are stored already."""
@@ -224,18 +252,26 @@ class Vault:
         found: dict[bytes, datetime] = {}
         for name in await self.names(Kind.DOOM):
             try:
-                said: Any = json.loads(await self.read(Kind.DOOM, name))
+                content = await self.read(Kind.DOOM, name)
             except NotFound:  # that prune has ended meanwhile
                 continue
-            for pack in said["packs"]:
-                found.setdefault(bytes.fromhex(pack), records.time_of(name))
+            for pack in doomed_packs(content):
+                found.setdefault(pack, records.time_of(name))
         return found
+
+
+def doomed_packs(content: bytes) -> list[bytes]:
+    """The packs that a doom names; ``IntegrityError`` where it is none."""
+    try:
+        return [bytes.fromhex(pack) for pack in json.loads(content)["packs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError("a doom is malformed") from error
 
 
 async def read_file(place: VaultPlace) -> VaultFile:
     """What the file ``vault`` says; ``SetupError`` where there is none."""
     try:
-        data = await place.read(VAULT_FILE)
+        data = await place.read(VAULT_FILE, limit_bytes=SLOT_MAX_BYTES)
     except NotFound as error:
         raise SetupError(
             "there is no vault",
@@ -246,6 +282,6 @@ async def read_file(place: VaultPlace) -> VaultFile:
     return VaultFile.parse(data)
 
 
-async def _slots(place: VaultPlace) -> AsyncIterator[tuple[str, bytes]]:
-    async for found in place.list("slots"):
-        yield found.name, await place.read(found.name)
+async def read_slot(place: VaultPlace, name: str) -> bytes:
+    """A slot; ``name`` as the place lists it."""
+    return await place.read(name, limit_bytes=SLOT_MAX_BYTES)

@@ -123,7 +123,7 @@ async def test_prefixes(objects: Objects, vault: Vault) -> None:
     assert keys == {"a/changed", "a/é\u2028\nodd", "b/gone"}
     whole = await bucket_source(objects.ground, name)
     (other,) = await back_up([vault], [whole])
-    assert other.parent is None and other.new_bytes < 2_000  # pages alone
+    assert other.parent is None and other.new_bytes < 8_000  # pages alone
 
 
 def test_prefixes_that_others_cover_go() -> None:
@@ -189,7 +189,7 @@ async def test_a_run_that_breaks_leaves_no_snapshot_and_loses_no_draft(
     assert await vault.names(Kind.DRAFT) != []
     again = Counting(await bucket_source(objects.ground, name))
     (backed,) = await back_up([vault], [again])
-    assert again.opened < 400 and backed.counts[name].entries == 600
+    assert again.opened < 500 and backed.counts[name].entries == 600
     assert await vault.names(Kind.DRAFT) == []
     found = await kept(vault, backed, name)
     assert [await bytes_of(vault, entry) for entry in list(found.values())[::97]] == [

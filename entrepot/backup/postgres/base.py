@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
-from entrepot.backup.back_up import check_stored, sound_index
+from entrepot.backup.back_up import check_stored
 from entrepot.backup.files import read_entries, store_file, store_tree, write_files
 from entrepot.backup.postgres.archive import WalArchive
 from entrepot.backup.postgres.plan import BaseBackup, Method, wal_from
@@ -62,7 +62,7 @@ async def back_up(archive: WalArchive, cluster: Cluster, *, base: str | None = N
             manifest = await _manifest_of(vault, base, cluster.name, Path(scratch))
             options.append(f"--incremental={manifest}")
         tree = Tree(kind="files", site=SITE, name=cluster.name)
-        index = await sound_index(vault)
+        index = await vault.index()
         async with writing(vault, index) as writer:
             command = cluster.command("pg_basebackup", *options)
             async with streaming(command, cluster.env()) as stream:

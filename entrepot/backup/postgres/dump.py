@@ -7,7 +7,7 @@ vault compresses, and stores once what two dumps share.
 from collections.abc import Sequence
 from typing import Final
 
-from entrepot.backup.back_up import check_stored, sound_index
+from entrepot.backup.back_up import check_stored
 from entrepot.backup.files import store_file, store_tree
 from entrepot.backup.postgres.base import SITE, pieces, write_snapshot
 from entrepot.backup.postgres.plan import BaseBackup, Method
@@ -38,7 +38,7 @@ async def dump(vault: Vault, cluster: Cluster, databases: Sequence[str] = ()) ->
     for database in databases or known:
         command = cluster.command("pg_dump", *options, dbname=database)
         commands[_file_name(database)] = command
-    index = await sound_index(vault)
+    index = await vault.index()
     async with writing(vault, index) as writer:
         entries = []
         for name, command in commands.items():
