@@ -65,7 +65,14 @@ async def restore(
         whole = parts[0]
         if len(parts) > 1:
             whole = scratch / "whole"
-            await run([str(bin_dir / "pg_combinebackup"), f"--output={whole}", *map(str, parts)])
+            await run(
+                [
+                    str(bin_dir / "pg_combinebackup"),
+                    "--no-sync",
+                    f"--output={whole}",
+                    *map(str, parts),
+                ]
+            )
         await run([str(bin_dir / "pg_verifybackup"), "--no-parse-wal", "--quiet", str(whole)])
         _set_up(whole, settings_for(plan, restore_command))
         size_bytes = await asyncio.to_thread(_finish, whole, owner)
