@@ -41,9 +41,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "Show, rotate, rewrap and shred tenant keys; export and recover them as a kit.",
     ),
     "replicate": ("entrepot.cli.replicate.group:replicate_group", "Rules, and sweeps of them."),
+    "vault": ("entrepot.cli.vault:vault_group", "Make vaults, and say who can open them."),
     "backup": (
         "entrepot.cli.backup.group:backup_group",
-        "Back up to vaults; Postgres' WAL, base backups and restores.",
+        "Back up buckets and Postgres into vaults, and see what is kept.",
     ),
     "quota": ("entrepot.cli.quota:quota_group", "Count and show what tenants hold."),
     "webhook": ("entrepot.cli.webhook:webhook", "Let others start deployments."),

@@ -50,6 +50,9 @@ def render(plan: Plan, data: DataDir) -> str:
             "ring": str(data.keys),
             "local": {"path": str(data.root_key)},
         },
+        "backup": {
+            "vaults": [{"name": "local", "site": plan.site_names[-1], "bucket": "entrepot-vault"}]
+        },
         "security": {"secrets_key": "${ENTREPOT_SECRETS_KEY}"},
     }
     return _HEADER + yaml.safe_dump(settings, sort_keys=False)

@@ -1,1 +1,1 @@
-"""``entrepot backup``: vaults, what is in them, and Postgres' part of it."""
+"""``entrepot backup``."""
