@@ -13,7 +13,9 @@ from pydantic import SecretStr
 from entrepot.backup.postgres.archive import WalArchive
 from entrepot.backup.postgres.helper import helping
 from entrepot.backup.postgres.programs import Cluster
+from entrepot.backup.postgres.scan import _LONG
 from entrepot.backup.postgres.switch import Commands, archive_to, commands_at
+from entrepot.backup.postgres.wal import WalFile, segment_name
 from entrepot.clock import SYSTEM_CLOCK, new_id
 from entrepot.embedded.minio import MinioServer
 from entrepot.embedded.pginstall import choose_install, service_account
@@ -25,6 +27,21 @@ from entrepot.vault.repository import Vault
 from tests.objects.worlds import key_ring, s3_store
 
 NAME = "main"
+SMALL_BYTES = 1 << 20
+"""The smallest segment that Postgres can be made with."""
+
+
+def small_segment(name: str, *, system: int = 1, filler: bytes = b"") -> bytes:
+    """A segment that has a header and no record."""
+    file = WalFile.parse(name)
+    lsn = file.number(SMALL_BYTES) * SMALL_BYTES
+    head = _LONG.pack(0xD118, 2, file.timeline, lsn, 0, system, SMALL_BYTES, 8192)
+    return (head + filler).ljust(SMALL_BYTES, b"\0")
+
+
+def segment(number: int, timeline: int = 1) -> str:
+    """The name of such a segment."""
+    return segment_name(timeline, number, SMALL_BYTES)
 
 
 @asynccontextmanager
@@ -73,10 +90,6 @@ class World:
         return row[0] if row else None
 
 
-def account_of(folder: Path) -> Account | None:
-    return service_account(folder)
-
-
 def cluster_of(server: PostgresServer) -> Cluster:
     """The server as a backup sees it."""
     account = service_account(server.data_dir)
@@ -86,19 +99,19 @@ def cluster_of(server: PostgresServer) -> Cluster:
 
 @asynccontextmanager
 async def world_of(
-    minio: MinioServer, folder: Path, *, durable: bool = False
+    minio: MinioServer, folder: Path, *, around: Callable[[Store], Store] = lambda store: store
 ) -> AsyncGenerator[World, None]:
     """A new server that archives into a new vault."""
     account = service_account(folder)
     owner = (account.uid, account.gid) if account else None
-    server = PostgresServer(folder / "pg", password=SecretStr("secret"), durable=durable)
+    server = PostgresServer(folder / "pg", password=SecretStr("secret"))
     keys = folder / "keys"
     keys.mkdir()
     sockets = folder / "s"
     sockets.mkdir(mode=0o755)
     await asyncio.to_thread(server.start)
     try:
-        async with vault_on(minio, keys) as vault:
+        async with vault_on(minio, keys, around=around) as vault:
             archive = WalArchive(vault, NAME)
             async with helping(archive, sockets / "wal", owner=owner):
                 commands = commands_at(sockets / "wal", owner=owner)
