@@ -47,8 +47,10 @@ async def helping(
     if await asyncio.to_thread(address.exists):
         await _clear(address)
     room = asyncio.Semaphore(AT_ONCE)
+    answering: set[asyncio.Task[None] | None] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(asyncio.current_task())
         try:
             async with room:
                 head, content = await _answer(archive, reader)
@@ -58,6 +60,7 @@ async def helping(
             # Gone, or none of ours: it was told nothing, and Postgres asks again.
             _log.warning("a client of the WAL helper ended early: %r", error)
         finally:
+            answering.discard(asyncio.current_task())
             writer.close()
 
     before = os.umask(0o177)
@@ -69,6 +72,8 @@ async def helping(
         os.chown(address, *owner)
     async with server:
         yield
+    for task in filter(None, answering):
+        task.cancel()
     await asyncio.to_thread(address.unlink, missing_ok=True)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from entrepot.backup.postgres.restore import restore
 from entrepot.backup.postgres.switch import archive_to, create_point, switch_wal
 from entrepot.backup.postgres.wal import lsn_text, parse_lsn
 from entrepot.embedded.minio import MinioServer
-from entrepot.errors import AlreadyExists, InvalidInput, NotFound, SetupError
+from entrepot.errors import AlreadyExists, InvalidInput, NotFound, SetupError, Unavailable
 from entrepot.testing.proxy import BreakableProxy
 from tests.backup.postgres.worlds import World, rows, started, until, world_of
 
@@ -78,11 +78,8 @@ async def restored(world: World, target: Target, name: str, timeline: int | None
 
 
 async def looked(path: Path, world: World, query: str = ROWS) -> list[object]:
-    def look() -> list[object]:
-        with started(path, world) as conninfo:
-            return rows(conninfo, query)
-
-    return await asyncio.to_thread(look)
+    async with started(path, world) as conninfo:
+        return rows(conninfo, query)
 
 
 async def test_a_time_from_an_incremental_backup(world: World, history: History) -> None:
@@ -115,7 +112,7 @@ async def test_a_promoted_cluster_archives_on_and_is_restored_again(
     """The server that came back goes on as the cluster: its timeline is the newest then."""
     first = await restored(world, Target(time=history.t1), "second-life")
     other = type(world.cluster)
-    with started(first, world) as conninfo:
+    async with started(first, world) as conninfo:
         again = other(world.cluster.name, conninfo, world.cluster.bin_dir)
         await archive_to(world.archive, again, world.commands.archive)
         rows(conninfo, "INSERT INTO t VALUES (9001) RETURNING n")
@@ -234,15 +231,23 @@ async def test_a_dump_comes_out_again(world: World, history: History, tmp_path: 
         await extract(world.archive, name, "other.dump", tmp_path / "other")
 
 
-async def test_a_backup_is_refused_where_its_wal_goes_elsewhere(
-    world: World, minio_a: MinioServer, history: History
+async def test_a_backup_that_could_not_be_restored_is_not_made(
+    world: World, history: History
 ) -> None:
     other = type(world.archive)(world.vault, "other")
     with pytest.raises(NotFound, match="no WAL of this cluster"):
         await back_up(other, world.cluster)
-    with pytest.raises(SetupError, match="pg_basebackup failed"):
-        bad = type(world.cluster)(world.cluster.name, world.cluster.conninfo, world.cluster.bin_dir)
-        await back_up(world.archive, bad, base=await _dump_of(world))
+    with pytest.raises(InvalidInput, match="no base backup"):
+        await back_up(world.archive, world.cluster, base=await _dump_of(world))
+    wrong = replace(world.cluster, conninfo=world.cluster.conninfo + "?sslmode=require")
+    with pytest.raises(Unavailable):
+        await back_up(world.archive, wrong)
+    # What pg_basebackup itself says is shown.
+    with pytest.raises(SetupError, match="(?s)pg_basebackup failed.*manifest"):
+        options = ("--pgdata=-", "--format=tar", "--wal-method=none", "--incremental=/dev/null")
+        command = world.cluster.command("pg_basebackup", *options)
+        async with streaming(command, world.cluster.env()) as stream:
+            await asyncio.to_thread(stream.read)
 
 
 async def _dump_of(world: World) -> str:
@@ -267,7 +272,7 @@ async def test_a_store_that_is_away_costs_no_segment(minio_a: MinioServer, open_
             await until(failed)
             pending = await asyncio.to_thread(_ready, world)
             assert name in pending
-            await proxy.accept()
+            await proxy.heal()
             last = await switch_wal(world.cluster)  # which also wakes the archiver
             after = set(await world.archive.names())
             assert {name, last} <= after - before

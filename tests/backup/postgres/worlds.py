@@ -1,8 +1,8 @@
 """A cluster that archives into a vault on a real store, and servers over what comes back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,12 @@ async def world_of(
         await asyncio.to_thread(server.stop)
 
 
-@contextmanager
-def started(directory: Path, world: World) -> Iterator[str]:
-    """A server over a restored directory, once it is a primary; its conninfo."""
+@asynccontextmanager
+async def started(directory: Path, world: World) -> AsyncGenerator[str, None]:
+    """A server over a restored directory, once it is a primary; its conninfo.
+
+    In threads, since the helper that it asks for WAL answers on this loop.
+    """
     port = free_port()
     log = directory.with_name(directory.name + ".log")
     conninfo = f"host={HOST} port={port} user=postgres password=secret dbname=postgres"
@@ -159,10 +162,10 @@ def started(directory: Path, world: World) -> Iterator[str]:
     )
     child.spawn()
     try:
-        child.wait_ready()
+        await asyncio.to_thread(child.wait_ready)
         yield conninfo
     finally:
-        child.stop()
+        await asyncio.to_thread(child.stop)
 
 
 def rows(conninfo: str, query: str) -> list[Any]:
