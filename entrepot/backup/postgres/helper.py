@@ -70,11 +70,13 @@ async def helping(
         os.umask(before)
     if owner:
         os.chown(address, *owner)
-    async with server:
-        yield
-    for task in filter(None, answering):
-        task.cancel()
-    await asyncio.to_thread(address.unlink, missing_ok=True)
+    try:
+        async with server:
+            yield
+    finally:
+        for task in filter(None, answering):
+            task.cancel()
+        await asyncio.to_thread(address.unlink, missing_ok=True)
 
 
 async def _clear(address: Path) -> None:

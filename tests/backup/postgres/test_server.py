@@ -105,24 +105,6 @@ async def test_the_latest_moment(world: World, history: History) -> None:
     assert await looked(path, world, "SELECT to_regclass('t')::text") == [(None,)]
 
 
-@pytest.mark.nightly
-async def test_a_promoted_cluster_archives_on_and_is_restored_again(
-    world: World, history: History
-) -> None:
-    """The server that came back goes on as the cluster: its timeline is the newest then."""
-    first = await restored(world, Target(time=history.t1), "second-life")
-    other = type(world.cluster)
-    async with started(first, world) as conninfo:
-        again = other(world.cluster.name, conninfo, world.cluster.bin_dir)
-        await archive_to(world.archive, again, world.commands.archive)
-        rows(conninfo, "INSERT INTO t VALUES (9001) RETURNING n")
-        await switch_wal(again)
-    assert 2 in {segment.timeline for segment in (await world.archive.files()).segments}
-    assert await looked(await restored(world, Target(), "third-life"), world) == [(2002, 9001)]
-    path = await restored(world, Target(point="here"), "first-line", timeline=1)
-    assert await looked(path, world) == [(2002, 2002)]
-
-
 async def test_what_is_not_covered_is_refused(world: World, history: History) -> None:
     archive = world.archive
     with pytest.raises(NotFound, match="no base backup ends before"):
@@ -243,7 +225,7 @@ async def test_a_backup_that_could_not_be_restored_is_not_made(
     with pytest.raises(Unavailable):
         await back_up(world.archive, wrong)
     # What pg_basebackup itself says is shown.
-    with pytest.raises(SetupError, match="(?s)pg_basebackup failed.*manifest"):
+    with pytest.raises(SetupError, match=r"(?s)pg_basebackup failed.*manifest"):
         options = ("--pgdata=-", "--format=tar", "--wal-method=none", "--incremental=/dev/null")
         command = world.cluster.command("pg_basebackup", *options)
         async with streaming(command, world.cluster.env()) as stream:
@@ -299,6 +281,30 @@ class MinioAt:
     @property
     def secret_key(self) -> object:
         return self.server.secret_key
+
+
+@pytest.mark.nightly
+async def test_a_promoted_cluster_archives_on_and_is_restored_again(
+    minio_a: MinioServer, open_dir: Path
+) -> None:
+    """The server that came back goes on as the cluster: its timeline is the newest then."""
+    async with world_of(minio_a, open_dir) as world:
+        world.sql("CREATE TABLE t AS SELECT 1 AS n")
+        await back_up(world.archive, world.cluster)
+        instant = world.sql("SELECT clock_timestamp()")
+        world.sql("INSERT INTO t VALUES (2)")
+        await create_point(world.cluster, "here")
+        await asyncio.to_thread(world.server.stop)
+        first = await restored(world, Target(time=instant), "second-life")
+        async with started(first, world) as conninfo:
+            again = replace(world.cluster, conninfo=conninfo)
+            await archive_to(world.archive, again, world.commands.archive)
+            rows(conninfo, "INSERT INTO t VALUES (9001) RETURNING n")
+            await switch_wal(again)
+        assert 2 in {segment.timeline for segment in (await world.archive.files()).segments}
+        assert await looked(await restored(world, Target(), "third-life"), world) == [(2, 9001)]
+        path = await restored(world, Target(point="here"), "first-line", timeline=1)
+        assert await looked(path, world) == [(2, 2)]
 
 
 @pytest.mark.nightly
