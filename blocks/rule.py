@@ -40,6 +40,7 @@ class ReplicationRule(Block):
     drift: Drift = _as_in_the_rule("drift")
     travels: list[Travel] = _as_in_the_rule("travels")
     conflict: dict[str, str] = _as_in_the_rule("conflict")
+    peer_reads: bool = _as_in_the_rule("peer_reads")
     rpo_s: int = _as_in_the_rule("rpo_s")
     max_delete_share: float = _as_in_the_rule("max_delete_share")
     max_delete_count: int = _as_in_the_rule("max_delete_count")

@@ -118,6 +118,12 @@ class Metrics:
             ("site", "outcome"),
             registry=self._registry,
         )
+        self.peer_reads = Counter(
+            "entrepot_peer_reads_total",
+            "Reads that missed at a site and were asked of a peer, by what became of them.",
+            ("site", "peer", "outcome"),
+            registry=self._registry,
+        )
         self.errors = Counter(
             "minio_errors_total",
             "Errors answered or met by the gateway, by type.",

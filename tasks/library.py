@@ -106,14 +106,15 @@ async def sites(names: Sequence[str], *, workers: int, rule: str = "") -> tuple[
     """
     key = rule, tuple(names), workers
     if key not in _sites:
-        known = {site.name: site for site in await list_sites(await catalog())}
+        control = await catalog()
+        known = {site.name: site for site in await list_sites(control)}
         addresses = [
             _probed(await asyncio.to_thread(load_address, name), known.get(name)) for name in names
         ]
         purse = (await standing(rule)).budget if rule else None
         if key not in _sites:
             _sites[key] = await _opened.enter_async_context(
-                open_sites(addresses, workers=workers, purse=purse)
+                open_sites(addresses, workers=workers, purse=purse, control=control)
             )
     return _sites[key]
 

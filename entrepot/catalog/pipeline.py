@@ -183,6 +183,7 @@ class Pipeline:
         done, self._done = self._done, None
         if done is not None and not done.done():
             done.set_exception(error)
+            done.exception()  # who waited may have left, which is nothing to complain of
         self.close()
 
     def close(self) -> None:

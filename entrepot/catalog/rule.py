@@ -156,6 +156,11 @@ class RuleSpec(BaseModel):
         description="Who wins a conflict, by prefix, the longest one first: last-write-wins, "
         "first-write-wins, site-priority, keep-both or hook:NAME",
     )
+    peer_reads: bool = Field(
+        default=False,
+        description="A read that misses at one site is served from another that has the version "
+        "already",
+    )
     rpo_s: int = Field(
         default=300,
         ge=1,

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from entrepot.catalog import tables as t
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.rule import RuleName, RuleSpec, check_rule_name, rule_spec
+from entrepot.catalog.version_map import forget_buckets
 from entrepot.errors import AlreadyExists, NotFound
 
 _COLUMNS: Final = ("buckets", "prefix", "sites", "mode")  # asked for in SQL; the rest are terms
@@ -82,6 +83,7 @@ async def change_rule(
         before = _rule(row)
         spec = change(before)
         await _check_sites(connection, spec, rule=name)
+        await forget_buckets(connection, sorted(set(before.buckets) - set(spec.buckets)))
         return before, _rule((await connection.execute(_update(name, **_values(spec)))).one())
 
 
@@ -119,9 +121,11 @@ async def list_rules(catalog: Catalog) -> tuple[Rule, ...]:
 async def delete_rule(catalog: Catalog, *, name: str) -> None:
     """Forget the rule, touching no object; ``NotFound`` without such a rule."""
     async with catalog.begin() as connection:
-        result = await connection.execute(delete(t.Rule).where(t.Rule.name == name))
-        if result.rowcount == 0:
+        gone = delete(t.Rule).where(t.Rule.name == name).returning(t.Rule.buckets)
+        buckets = (await connection.execute(gone)).scalar_one_or_none()
+        if buckets is None:
             raise _unknown(name)
+        await forget_buckets(connection, buckets)
         await connection.execute(delete(t.AgreedTags).where(t.AgreedTags.rule == name))
 
 

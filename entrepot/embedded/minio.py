@@ -1,19 +1,20 @@
 """One MinIO server on loopback: a site of the local stack, or a server of a test.
 
-Invariant: it listens on 127.0.0.1 only. The last public source has unpatched holes, so it must
-never be reachable from another machine; its root credentials are random per data directory.
+Invariant: it listens on 127.0.0.1 only, or in a network namespace of its own. The last public
+source has unpatched holes, so it must never be reachable from another machine; its root credentials
+are random per data directory.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
 from entrepot.embedded import binaries
+from entrepot.embedded.loopback import LoopbackServer, RootUser, refuses_strangers
 from entrepot.embedded.paths import make_dir
-from entrepot.embedded.process import HOST, Child, Spec, free_port
+from entrepot.embedded.process import HOST, Spec
 from entrepot.store.notification import KEPT, TARGETS
 
 
@@ -41,12 +42,8 @@ class Notify:
         return found
 
 
-@dataclass(frozen=True)
-class MinioCredentials:
-    """The root user of a site."""
-
-    access_key: str
-    secret_key: SecretStr
+MinioCredentials = RootUser
+"""The root user of a site."""
 
 
 def minio_spec(
@@ -58,10 +55,14 @@ def minio_spec(
     credentials: MinioCredentials,
     stack: Path,
     log: Path,
+    host: str = HOST,
     notify: Notify | None = None,
 ) -> Spec:
-    """How a site is started. Its signing region stays us-east-1, which every S3 client assumes."""
-    endpoint = f"http://{HOST}:{port}"
+    """How a site is started. Its signing region stays us-east-1, which every S3 client assumes.
+
+    Another ``host`` is an address in a namespace, where the server listens on all that there are.
+    """
+    endpoint = f"http://{host}:{port}"
     # MINIO_* of the caller's shell may describe another server.
     env = {key: value for key, value in os.environ.items() if not key.startswith("MINIO_")}
     env |= {
@@ -80,36 +81,23 @@ def minio_spec(
             str(binary),
             "server",
             "--address",
-            f"{HOST}:{port}",
+            f"{HOST if host == HOST else ''}:{port}",
             "--certs-dir",
             str(certs),
             str(make_dir(drive, mode=0o700)),
         ),
         data_dir=stack,
         log=log,
-        probe=lambda: _ready(endpoint),
+        # "Ready" of its own comes a moment too early: until its users are loaded, it says 503.
+        probe=lambda: refuses_strangers(endpoint),
         env=env,
         port=port,
         url=endpoint,
     )
 
 
-def _ready(endpoint: str) -> bool:
-    # "Ready" comes a moment too early: until its users are loaded, the server answers requests
-    # with 503. An anonymous one is refused once it is really up.
-    try:
-        answer = httpx.get(endpoint, timeout=2.0, trust_env=False)
-    except httpx.TransportError:
-        return False
-    return answer.status_code == httpx.codes.FORBIDDEN
-
-
-class MinioServer:
-    """A MinIO for tests: ``start()``, ``endpoint``, ``access_key``, ``secret_key``, ``stop()``.
-
-    ``data_dir`` keeps the objects, ``port`` 0 takes a free one, ``notify`` is where it sends bucket
-    notifications.
-    """
+class MinioServer(LoopbackServer):
+    """A MinIO for tests; ``notify`` is where it sends bucket notifications."""
 
     def __init__(
         self,
@@ -117,44 +105,21 @@ class MinioServer:
         credentials: MinioCredentials,
         *,
         port: int = 0,
+        host: str = HOST,
         notify: Notify | None = None,
     ) -> None:
-        self._credentials = credentials
+        super().__init__(data_dir, credentials, port=port, host=host)
         self._notify = notify
-        self.data_dir = data_dir
-        self.port = port or free_port()
-        self._child: Child | None = None
 
-    @property
-    def endpoint(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    @property
-    def access_key(self) -> str:
-        return self._credentials.access_key
-
-    @property
-    def secret_key(self) -> SecretStr:
-        return self._credentials.secret_key
-
-    def start(self) -> "MinioServer":
-        """Start it and wait until it answers. Raises ``SetupError``."""
-        self._child = Child(
-            minio_spec(
-                self.data_dir / "drive",
-                name="minio",
-                binary=binaries.minio(),
-                port=self.port,
-                credentials=self._credentials,
-                stack=make_dir(self.data_dir),
-                log=self.data_dir / "minio.log",
-                notify=self._notify,
-            )
+    def _spec(self) -> Spec:
+        return minio_spec(
+            self.data_dir / "drive",
+            name="minio",
+            binary=binaries.minio(),
+            port=self.port,
+            credentials=self._user,
+            stack=make_dir(self.data_dir),
+            log=self.data_dir / "minio.log",
+            host=self._host,
+            notify=self._notify,
         )
-        self._child.spawn()
-        self._child.wait_ready()
-        return self
-
-    def stop(self) -> None:
-        if self._child:
-            self._child.stop()

@@ -7,65 +7,34 @@ own choosing; metadata lies in extended attributes, which the file system must h
 import os
 from pathlib import Path
 
-import httpx
-from pydantic import SecretStr
-
 from entrepot.embedded import binaries
-from entrepot.embedded.minio import MinioCredentials
+from entrepot.embedded.loopback import LoopbackServer, refuses_strangers
 from entrepot.embedded.paths import make_dir
-from entrepot.embedded.process import HOST, Child, Spec, free_port
+from entrepot.embedded.process import HOST, Spec
 from entrepot.errors import SetupError
 
 
-class VersityServer:
-    """``start()``, ``endpoint``, ``access_key``, ``secret_key``, ``stop()``, as ``MinioServer``."""
+class VersityServer(LoopbackServer):
+    """A versitygw over a directory, which keeps versions."""
 
-    def __init__(self, data_dir: Path, credentials: MinioCredentials, *, port: int = 0) -> None:
-        self._credentials = credentials
-        self.data_dir = data_dir
-        self.port = port or free_port()
-        self._child: Child | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    @property
-    def access_key(self) -> str:
-        return self._credentials.access_key
-
-    @property
-    def secret_key(self) -> SecretStr:
-        return self._credentials.secret_key
-
-    def start(self) -> "VersityServer":
-        """Start it and wait until it answers. Raises ``SetupError``."""
+    def _spec(self) -> Spec:
         objects = make_dir(self.data_dir / "objects")
         _need_attributes(objects)
-        self._child = Child(
-            Spec(
-                name="versitygw",
-                command=(
-                    str(binaries.versitygw()),
-                    *("--port", f"{HOST}:{self.port}", "--quiet", "--keep-alive", "posix"),
-                    *("--versioning-dir", str(make_dir(self.data_dir / "versions"))),
-                    str(objects),
-                ),
-                data_dir=self.data_dir,
-                log=self.data_dir / "versitygw.log",
-                probe=self._ready,
-                env=self._env(),
-                port=self.port,
-                url=self.endpoint,
-            )
+        return Spec(
+            name="versitygw",
+            command=(
+                str(binaries.versitygw()),
+                *("--port", f"{HOST}:{self.port}", "--quiet", "--keep-alive", "posix"),
+                *("--versioning-dir", str(make_dir(self.data_dir / "versions"))),
+                str(objects),
+            ),
+            data_dir=self.data_dir,
+            log=self.data_dir / "versitygw.log",
+            probe=lambda: refuses_strangers(self.endpoint),
+            env=self._env(),
+            port=self.port,
+            url=self.endpoint,
         )
-        self._child.spawn()
-        self._child.wait_ready()
-        return self
-
-    def stop(self) -> None:
-        if self._child:
-            self._child.stop()
 
     def _env(self) -> dict[str, str]:
         ours = {key: value for key, value in os.environ.items() if not key.startswith("VGW_")}
@@ -73,13 +42,6 @@ class VersityServer:
             "ROOT_ACCESS_KEY_ID": self.access_key,
             "ROOT_SECRET_ACCESS_KEY": self.secret_key.get_secret_value(),
         }
-
-    def _ready(self) -> bool:
-        try:
-            answer = httpx.get(self.endpoint, timeout=2.0, trust_env=False)
-        except httpx.TransportError:
-            return False
-        return answer.status_code == httpx.codes.FORBIDDEN
 
 
 def _need_attributes(path: Path) -> None:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from entrepot.catalog.objects.facts import ObjectRow
 from entrepot.clock import new_bytes
@@ -117,6 +118,19 @@ class Digest:
         found = {name: each.hexdigest() for name, each in self._hashes.items()}
         found |= {"crc32": f"{self._crc:08x}"} if "crc32" in self._expected else {}
         return found | ({"md5": self.etag} if "md5" in self._expected else {})
+
+
+class Summed:
+    """Pieces on their way, and the CRC-32C of those that have passed."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.crc32c = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._pieces:
+            self.crc32c = crc32c(piece, self.crc32c)
+            yield piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +304,8 @@ async def send(
     async with uploading as name:
         upload = await store.start(bucket, key, attributes=attributes, origin=origin)
         await name(upload)
-        return await _send_parts(store, (bucket, key, upload), spool, pieces, origin)
+        place = bucket, key, upload
+        return await _send_parts(store, place, spool, pieces, origin, proves=body.proves)
 
 
 async def _send_parts(
@@ -299,6 +314,8 @@ async def _send_parts(
     spool: bytearray,
     pieces: AsyncIterator[bytes],
     origin: Origin | None,
+    *,
+    proves: bool,
 ) -> tuple[Version, int]:
     parts: list[Part] = []
     total = 0
@@ -311,7 +328,8 @@ async def _send_parts(
                 part = bytes(view[: least if more else len(spool)])
             del spool[: len(part)]
             total += len(part)
-            parts.append(await store.part(*upload, len(parts) + 1, part))
+            proof = partial(crc32c, part) if proves else None
+            parts.append(await store.part(*upload, len(parts) + 1, part, crc32c=proof))
         return await store.complete(*upload, tuple(parts), origin=origin), total
     except BaseException:
         await store.abort(*upload)

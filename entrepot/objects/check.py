@@ -11,7 +11,6 @@ Memory: two pages of 1,000 entries, and of each kind the first 1,000 findings by
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from entrepot.catalog.buckets import Bucket, list_buckets, manage_bucket
 from entrepot.catalog.objects.change import add_rows
@@ -24,10 +23,11 @@ from entrepot.errors import NotFound, PermanentError
 from entrepot.objects import internal
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import shown_key, stored_key
-from entrepot.objects.reads import find_in_store, row_of
+from entrepot.objects.reads import read_in_store, row_of
 from entrepot.objects.removal import lock_json
 from entrepot.objects.settle import discovery
-from entrepot.store.protocol import Lock, Version
+from entrepot.replication.details import Details
+from entrepot.store.protocol import Lock, Page, Version
 
 NAMED_MAX = 1000
 _HEADS = 16
@@ -60,15 +60,20 @@ class Findings:
     quarantined: int = 0
 
 
-async def check(ground: Ground, bucket: Bucket, *, heal: bool = False) -> Findings:
-    """Compare one managed bucket with the store; with ``heal`` take up what has no row."""
-    found = Findings(bucket.name)
-    async for entries in _orphans(ground, bucket, found):
+async def check(
+    ground: Ground, bucket: Bucket, *, heal: bool = False, anew: bool = False
+) -> Findings:
+    """Compare one managed bucket with the store; with ``heal`` take up what has no row.
+
+    ``anew``: most have none, so a listing that tells all is worth what it costs the store.
+    """
+    found, details = Findings(bucket.name), Details(ground.store, bucket.name)
+    async for entries in _orphans(ground, bucket, found, details.pages(details=anew)):
         found.orphan_count += len(entries)
         for entry in entries[: NAMED_MAX - len(found.orphans)]:
             found.orphans.append(Named(shown_key(entry.key), entry.version_id))
         if heal:
-            await _take_up(ground, bucket, entries, found)
+            await _take_up(ground, bucket, entries, found, details)
     async for row in _missing(ground, bucket):
         found.missing_count += 1
         if len(found.missing) < NAMED_MAX:
@@ -93,7 +98,7 @@ async def take_up(ground: Ground, bucket: Bucket, entries: Sequence[Version]) ->
     Those that have one stay as they are; returns how many were new.
     """
     found = Findings(bucket.name)
-    await _take_up(ground, bucket, entries, found)
+    await _take_up(ground, bucket, entries, found, Details(ground.store, bucket.name))
     return found.taken_up
 
 
@@ -108,14 +113,14 @@ async def rebuild(ground: Ground) -> AsyncIterator[Findings]:
         await manage_bucket(ground.catalog, name=name, **how)  # type: ignore[arg-type]
     for bucket in await list_buckets(ground.catalog):
         if bucket.mode is BucketMode.MANAGED:
-            yield await check(ground, bucket, heal=True)
+            yield await check(ground, bucket, heal=True, anew=True)
 
 
 async def _orphans(
-    ground: Ground, bucket: Bucket, found: Findings
+    ground: Ground, bucket: Bucket, found: Findings, pages: AsyncIterator[Page]
 ) -> AsyncIterator[Sequence[Version]]:
     """Stored versions without a row, page by page; not those that are on their way in or out."""
-    async for page in ground.store.versions(bucket.name):
+    async for page in pages:
         entries = page.versions
         found.versions += len(entries)
         names = [(shown_key(entry.key), entry.version_id) for entry in entries]
@@ -134,7 +139,11 @@ async def _orphans(
 
 
 async def _take_up(
-    ground: Ground, bucket: Bucket, entries: Sequence[Version], found: Findings
+    ground: Ground,
+    bucket: Bucket,
+    entries: Sequence[Version],
+    found: Findings,
+    details: Details,
 ) -> None:
     turns = asyncio.Semaphore(_HEADS)
 
@@ -143,32 +152,22 @@ async def _take_up(
             return row_of(ground.site, bucket, entry)
         async with turns:
             try:
-                row = await find_in_store(
-                    ground, bucket, shown_key(entry.key), entry.version_id, mtime_ms=entry.mtime_ms
-                )
-                told = await _tags_and_lock(ground, bucket, entry)
+                version = await details.of(entry)
+                row = await read_in_store(ground, bucket, version)
             except NotFound:  # gone since it was listed
                 return None
             except PermanentError:  # its key is gone, or it is damaged
                 if len(found.unreadable) < NAMED_MAX:
                     found.unreadable.append(Named(shown_key(entry.key), entry.version_id))
                 return None
+        locked = version.lock if bucket.locked and version.lock != Lock() else None
+        told = {"lock": lock_json(locked)} if locked else {}
         return replace(row, attributes={**row.attributes, **told})
 
+    await details.check(entries)
     seen = [row for row in await asyncio.gather(*map(look, entries)) if row]
     found.quarantined += sum(ground.hybrid.is_beyond(row.stamp.time_ms) for row in seen)
     found.taken_up += await _enter(ground, seen)
-
-
-async def _tags_and_lock(ground: Ground, bucket: Bucket, entry: Version) -> dict[str, Any]:
-    """What a look at a version does not tell, as attributes."""
-    where = {"version_id": entry.version_id}
-    tags = await ground.store.tags(bucket.name, entry.key, **where)
-    told: dict[str, Any] = {"tags": dict(tags)} if tags else {}
-    if bucket.locked:
-        lock = await ground.store.lock(bucket.name, entry.key, **where)
-        told |= {"lock": lock_json(lock)} if lock != Lock() else {}
-    return told
 
 
 async def _enter(ground: Ground, seen: Sequence[ObjectRow], *, but_known: bool = False) -> int:

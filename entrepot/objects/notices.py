@@ -113,7 +113,7 @@ async def _look(ground: Ground, bucket: Bucket, notice: Notice) -> Version | Non
     else:
         if notice.time_ms is not None and notice.time_ms // 1000 == seen.mtime_ms // 1000:
             return replace(seen, mtime_ms=notice.time_ms)
-    async for version in _listed(ground, bucket, notice.key):
+    async for version in stored_versions(ground, bucket, notice.key):
         if version.version_id == notice.version_id:
             return version
     raise Unsupported(
@@ -124,9 +124,13 @@ async def _look(ground: Ground, bucket: Bucket, notice: Notice) -> Version | Non
     )
 
 
-async def _listed(ground: Ground, bucket: Bucket, key: str) -> AsyncIterator[Version]:
+async def stored_versions(
+    ground: Ground, bucket: Bucket, key: str, *, details: bool = False
+) -> AsyncIterator[Version]:
+    """The versions of one stored key, newest first, at most 10,000."""
     count = 0
-    async for page in ground.store.versions(bucket.name, prefix=key, page_size=_PAGE):
+    how = {"prefix": key, "page_size": _PAGE, "details": details}
+    async for page in ground.store.versions(bucket.name, **how):  # type: ignore[arg-type]
         for version in page.versions:
             count += 1
             if version.key != key or count > _LOOK_MAX:

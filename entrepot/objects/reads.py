@@ -69,6 +69,7 @@ async def opened(
     start: int = 0,
     stop: int | None = None,
     condition: Condition | None = None,
+    is_certain: bool = True,
 ) -> AsyncGenerator[Opened, None]:
     """Open a version; ``stop`` past the end is the end, a range without a byte ``InvalidInput``."""
     if condition:
@@ -86,16 +87,17 @@ async def opened(
             # more than decompressing.
             pieces = reader.read(start, end, digest=False)
             stack.push_async_callback(pieces.aclose)
-            yield Opened(row, start, end, pieces)
+            yield Opened(row, start, end, pieces, is_certain)
             return
         if row.size_bytes == 0:
-            yield Opened(row, 0, 0, _nothing())
+            yield Opened(row, 0, 0, _nothing(), is_certain)
             return
         until = None if start == 0 and end == row.size_bytes else end
         body = await stack.enter_async_context(
             ground.store.get(*place, version_id=row.version_id, start=start, stop=until)
         )
-        yield Opened(row, start, end, _whole(aiter(body), end - start, key=row.key))
+        pieces = _whole(aiter(body), end - start, key=row.key)
+        yield Opened(row, start, end, pieces, is_certain)
 
 
 async def _whole(
@@ -116,20 +118,15 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
 
 
 async def find_in_store(
-    ground: Ground,
-    bucket: Bucket,
-    key: str,
-    version_id: str | None,
-    *,
-    mtime_ms: int | None = None,
+    ground: Ground, bucket: Bucket, key: str, version_id: str | None
 ) -> ObjectRow:
-    """The row as the store alone knows it: for adopted buckets, and without the catalog.
-
-    ``mtime_ms`` is the version's time from a listing; a look at it knows whole seconds only.
-    """
+    """The row as the store alone knows it: for adopted buckets, and without the catalog."""
     version = await ground.store.head(bucket.name, stored_key(key), version_id=version_id)
-    if mtime_ms is not None:
-        version = replace(version, mtime_ms=mtime_ms)
+    return await read_in_store(ground, bucket, version)
+
+
+async def read_in_store(ground: Ground, bucket: Bucket, version: Version) -> ObjectRow:
+    """The same of a version whose attributes are known."""
     row = row_of(ground.site, bucket, version)
     if not row.seal:
         return row
@@ -137,7 +134,7 @@ async def find_in_store(
         ground.store,
         ground.ring,
         tenant=bucket.tenant_id,
-        place=(bucket.name, stored_key(key)),
+        place=(bucket.name, version.key),
         row=row,
     )
     table = reader.table

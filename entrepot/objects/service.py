@@ -5,9 +5,10 @@ Rows that come back are of what the client sent: ``size_bytes`` and ``etag`` are
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Self
 from uuid import UUID
 
@@ -24,7 +25,10 @@ from entrepot.catalog.objects.read import (
 from entrepot.catalog.objects.uploads import Upload, UploadPart, list_uploads
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import (
+    BucketNotFound,
+    DeleteMarker,
     InvalidInput,
+    NotFound,
     RetryableError,
     Unavailable,
     Unsupported,
@@ -34,6 +38,7 @@ from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
 from entrepot.objects.marks import check_attributes, from_json
 from entrepot.objects.names import check_name
+from entrepot.objects.peers import Peers
 from entrepot.objects.reads import Opened, find, find_in_store, opened
 from entrepot.objects.recover import Keeper
 from entrepot.objects.removal import hold, remove_version, retain, set_tags
@@ -44,22 +49,26 @@ from entrepot.store.protocol import PAGE_MAX, LockMode, Source
 class Objects:
     """All verbs. ``async with Objects.open(ground) as objects``.
 
-    ``min_size_bytes`` is the least size of what is compressed.
+    ``min_size_bytes`` is the least size of what is compressed; ``peers`` may serve what is not here
+    yet, where a rule says so.
     """
 
-    def __init__(self, ground: Ground, *, min_size_bytes: int = 1_000_000) -> None:
+    def __init__(
+        self, ground: Ground, *, min_size_bytes: int = 1_000_000, peers: Peers | None = None
+    ) -> None:
         self.ground = ground
+        self._peers = peers
         self._min_size = min_size_bytes
         self._keeper = Keeper(ground)
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, ground: Ground, *, min_size_bytes: int = 1_000_000
+        cls, ground: Ground, *, min_size_bytes: int = 1_000_000, peers: Peers | None = None
     ) -> AsyncGenerator[Self, None]:
         """Start, end what others left, and keep our own writes alive until the end."""
         await ground.start()
-        objects = cls(ground, min_size_bytes=min_size_bytes)
+        objects = cls(ground, min_size_bytes=min_size_bytes, peers=peers)
         async with objects._keeper:
             yield objects
 
@@ -229,7 +238,8 @@ class Objects:
         ``condition`` is about the source. The bytes pass through here: they are opened with the
         source's key and sealed for their new place.
         """
-        async with self.get(*source[:2], version_id=source[2], condition=condition) as body:
+        opened = self.get(*source[:2], version_id=source[2], condition=condition)
+        async with self.ground.streams, opened as body:  # each needs a second connection
             wish = wish or Wish(attributes=from_json(body.row.attributes))
             return await self.put(
                 bucket, key, body.pieces, size_bytes=body.row.size_bytes, wish=wish
@@ -321,13 +331,14 @@ class Objects:
         stop: int | None = None,
         condition: Condition | None = None,
     ) -> AsyncGenerator[Opened, None]:
-        """Open an object, or plaintext ``start`` to before ``stop`` of it."""
+        """Open an object, or plaintext ``start`` to before ``stop`` of it.
+
+        What a peer served has its name in ``row.served_by``.
+        """
         check_name(key)
-        found = await self.ground.bucket(bucket)
-        row, is_certain = await self._row(found, key, version_id)
-        ranged = {"start": start, "stop": stop, "condition": condition}
-        async with opened(self.ground, found, row, **ranged) as body:  # type: ignore[arg-type]
-            yield body if is_certain else Opened(row, body.start, body.stop, body.pieces, False)
+        _, opening = await self._find(await self.ground.bucket(bucket), key, version_id)
+        async with opening(start=start, stop=stop, condition=condition) as body:
+            yield body
 
     async def head(
         self,
@@ -339,20 +350,34 @@ class Objects:
     ) -> ObjectRow:
         """What ``get`` would open."""
         check_name(key)
-        row, _ = await self._row(await self.ground.bucket(bucket), key, version_id)
+        row, _ = await self._find(await self.ground.bucket(bucket), key, version_id)
         if condition:
             condition.check_read(row)
         return row
 
-    async def _row(
+    async def _find(
         self, bucket: Bucket, key: str, version_id: str | None
-    ) -> tuple[ObjectRow, bool]:
-        if bucket.mode is BucketMode.ADOPTED:
-            return await find_in_store(self.ground, bucket, key, version_id), True
+    ) -> tuple[ObjectRow, Callable[..., AbstractAsyncContextManager[Opened]]]:
+        """The row, and what opens it."""
+        is_certain = True
         try:
-            return await find(self.ground, bucket, key, version_id), True
+            if bucket.mode is BucketMode.ADOPTED:
+                row = await find_in_store(self.ground, bucket, key, version_id)
+            else:
+                row = await find(self.ground, bucket, key, version_id)
+        except (BucketNotFound, DeleteMarker):
+            raise
+        except NotFound:
+            where = self.ground, bucket, key, version_id
+            if self._peers is None or (found := await self._peers.find(*where)) is None:
+                raise
+            return found.row, partial(self._peers.opened, self.ground, found)
         except RetryableError:
-            return await find_in_store(self.ground, bucket, key, version_id), False
+            if bucket.mode is BucketMode.ADOPTED:
+                raise
+            is_certain = False
+            row = await find_in_store(self.ground, bucket, key, version_id)
+        return row, partial(opened, self.ground, bucket, row, is_certain=is_certain)
 
     async def list(
         self,

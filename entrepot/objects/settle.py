@@ -205,7 +205,9 @@ def _enter(book: _Book, row: ObjectRow, *, kind: str, actor: str, is_replica: bo
 
 def _turn_away(book: _Book, intent: Intent, why: Refusal) -> None:
     place = intent.bucket_id, intent.key, intent.version_id
-    book.effects.append((*place, EffectKind.PURGE, {}))
+    # An upload may be completed again, as the same version.
+    details = {} if intent.kind is WriteKind.COMPLETE else {"refused": why}
+    book.effects.append((*place, EffectKind.PURGE, details))
     book.records.append(
         {
             "action": intent.kind,

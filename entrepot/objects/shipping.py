@@ -6,8 +6,8 @@ opened when they are needed first, so one that is down holds up nobody but the c
 it.
 """
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from entrepot.catalog.buckets import Bucket
@@ -21,7 +21,7 @@ from entrepot.objects.copies import Copier, site_of
 from entrepot.objects.ground import Ground
 from entrepot.objects.lineage import contender
 from entrepot.objects.names import stored_key
-from entrepot.objects.receive import Heed, Received, Receiver
+from entrepot.objects.receive import SMALL_BYTES, Heed, Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.replication.policy import Travel
@@ -135,7 +135,7 @@ class Shipping:
         self, source: Ground, receiver: Receiver, target: Bucket, row: ObjectRow, item: Waiting
     ) -> int:
         def opener() -> AbstractAsyncContextManager[Body]:
-            return source.store.get(target.name, stored_key(row.key), version_id=row.version_id)
+            return _stored(source, target.name, row)
 
         is_new = item.kind in NEW
         received = await receiver.receive(
@@ -179,6 +179,15 @@ class Shipping:
         if self._receiver is None or self._receiver.ground is not ground:
             self._receiver = Receiver(ground, actor=self._actor)
         return self._receiver
+
+
+@asynccontextmanager
+async def _stored(source: Ground, bucket: str, row: ObjectRow) -> AsyncIterator[Body]:
+    """The stored bytes; what is not read whole takes a turn (``Site.streams``)."""
+    turn = nullcontext() if row.stored_bytes <= SMALL_BYTES else source.streams
+    opened = source.store.get(bucket, stored_key(row.key), version_id=row.version_id)
+    async with turn, opened as body:
+        yield body
 
 
 def _paid(store: Store, purse: Purse) -> Store:

@@ -37,7 +37,7 @@ from entrepot.clock import new_id
 from entrepot.codec.encode import Segment, Shape, Table, encoded, footer, stored_size
 from entrepot.codec.seal import Seal
 from entrepot.errors import InvalidInput, LimitExceeded, NotFound, PartTooSmall, WrongPart
-from entrepot.objects.bodies import Digest, checked, data_key_of, new_shape
+from entrepot.objects.bodies import Digest, Summed, checked, data_key_of, new_shape
 from entrepot.objects.conditions import Condition
 from entrepot.objects.ground import Ground
 from entrepot.objects.internal import has_internal
@@ -48,7 +48,7 @@ from entrepot.objects.settle import Outcome
 from entrepot.objects.writes import Wish, end, give_up, intend
 from entrepot.stamp import Stamp
 from entrepot.store.internal import internal_bucket
-from entrepot.store.protocol import Origin, Part, Source
+from entrepot.store.protocol import Capability, Origin, Part, Source
 
 PART_MIN_BYTES = 5 << 20
 """S3's least size of a part that is not the last."""
@@ -145,8 +145,15 @@ async def _send(
     pieces: AsyncIterator[bytes],
     size: int,
 ) -> Part:
+    summed = Summed(pieces)
     return await ground.store.part(
-        bucket.name, stored_key(upload.key), upload.store_upload_id, number, pieces, size_bytes=size
+        bucket.name,
+        stored_key(upload.key),
+        upload.store_upload_id,
+        number,
+        aiter(summed),
+        size_bytes=size,
+        crc32c=(lambda: summed.crc32c) if Capability.TRAILER in ground.capabilities else None,
     )
 
 

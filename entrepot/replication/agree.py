@@ -22,7 +22,7 @@ from entrepot.errors import BucketNotFound, IntegrityError, NotFound, Preconditi
 from entrepot.replication.apply import Context, counted
 from entrepot.replication.details import Details
 from entrepot.replication.merge import Histories, Window, windows
-from entrepot.replication.origins import with_origins
+from entrepot.replication.origins import Origins
 from entrepot.replication.policy import Mode, Policy, Travel
 from entrepot.replication.sites import Named, Site
 from entrepot.replication.sweep import Checkpoint, Options, Range
@@ -116,6 +116,7 @@ class _Shared:
     entries: dict[int, Entry]
     sides: dict[int, Traits] = field(default_factory=dict)
     behind: set[int] = field(default_factory=set)  # whose store has something else than its catalog
+    is_mistaken: bool = False  # a version map said that it is the same at these sites
 
     @property
     def named(self) -> Named:
@@ -132,10 +133,12 @@ class _Pass:
     guard: Callable[[], None]
     bases: Bases
     details: list[Details] = field(init=False)
+    origins: Origins = field(init=False)
     after: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.details = [Details(site, self.context.bucket) for site in self.context.sites]
+        self.details = [Details(site.store, self.context.bucket) for site in self.context.sites]
+        self.origins = Origins(self.context.sites, self.context.bucket)
         self.after = self.keys.after
 
     async def window(self, window: Window) -> None:
@@ -148,8 +151,12 @@ class _Pass:
         }
         for rank, details in enumerate(self.details):
             await details.check([each for place, each in listed.items() if place[0] == rank])
+        await self.origins.load(self.after, window.last_key, prefix=self.keys.prefix)
         shared = await self._shared(window.differing)
         await self._describe(shared, listed)
+        shared = [each for each in shared if not each.is_mistaken]  # the next sweep sees to it
+        if not self.options.dry_run:
+            await self.origins.save(window.differing)
         base = await self.bases.base(self.after, window.last_key)
         self.after = window.last_key
         differing = [each for each in shared if len({_frozen(s) for s in each.sides.values()}) > 1]
@@ -182,10 +189,8 @@ class _Pass:
         keeps = [site.keeps_origin for site in self.context.sites]
         found: list[_Shared] = []
         horizon_ms = self.options.horizon_ms()
-        for key, listed in differing.items():
-            histories = listed
-            if not all(keeps):
-                histories = await with_origins(self.context.sites, self.context.bucket, listed)
+        placed = await self.origins.place(differing, workers=self.options.workers)
+        for key, histories in placed.items():
             view = see(key, histories, keeps=keeps)
             if any(entry.mtime_ms > horizon_ms for entry in view.heads):
                 continue
@@ -211,11 +216,13 @@ class _Pass:
             for each, rank in waiting:
                 version = listed[rank, each.key, each.entries[rank].version_id]
                 try:
-                    each.sides[rank] = self._traits(await self.details[rank].of(version))
+                    version = await self.details[rank].of(version)
                 except BucketNotFound:
                     raise
                 except NotFound:
                     continue
+                each.is_mistaken |= self.origins.differs(self.context.sites[rank], version)
+                each.sides[rank] = self._traits(version)
 
         await side_by_side(work() for _ in range(self.context.workers))
 

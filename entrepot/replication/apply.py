@@ -35,13 +35,14 @@ from entrepot.errors import (
 )
 from entrepot.replication.batch import Unit, units
 from entrepot.replication.locks import Locks
-from entrepot.replication.origins import marked, unmarked
+from entrepot.replication.origins import copy_mark, marked, unmarked
 from entrepot.replication.plan import Action, Copy, Mark, Remove, Target
 from entrepot.replication.policy import Travel
-from entrepot.replication.sites import Site
+from entrepot.replication.sites import Named, Site
 from entrepot.replication.totals import Findings, Totals
 from entrepot.replication.workers import side_by_side
 from entrepot.store.protocol import (
+    NULL_VERSION,
     Attributes,
     Body,
     Capability,
@@ -63,7 +64,8 @@ class Context:
     """Where and how actions are applied, and what is counted while they are.
 
     ``tagged`` is filled with the tags of what was copied to every other site, by key and version
-    id: what the sites agreed on without having been compared.
+    id: what the sites agreed on without having been compared. ``minted`` is filled with the marks
+    of copies under ids that a site chose: by site, key and that id.
     """
 
     sites: Sequence[Site]
@@ -74,6 +76,7 @@ class Context:
     travels: frozenset[Travel] = frozenset(Travel)
     locks: Locks = field(default_factory=Locks)
     tagged: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    minted: dict[int, dict[Named, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +259,7 @@ async def _put(
             raise
         return
     _check_etag(action, stored.etag)
+    _note_minted(action, target, stored.version_id, context)
     await _lock_after(action, site, stored.version_id, found, context)
 
 
@@ -269,6 +273,12 @@ async def _is_there(action: Copy, site: Site, context: Context) -> bool:
     except NotFound:
         return False
     return found.etag == action.etag
+
+
+def _note_minted(action: Copy, target: Target, version_id: str, context: Context) -> None:
+    if context.sites[target.site].version_map is not None and version_id != NULL_VERSION:
+        named = action.target_key, version_id
+        context.minted.setdefault(target.site, {})[named] = copy_mark(action, bucket=context.bucket)
 
 
 async def _lock_after(
@@ -335,6 +345,7 @@ async def _copy_parts(action: Copy, target: Target, context: Context) -> None:
         # Also when cancelled: parts of an open upload cost space that no listing shows.
         await asyncio.shield(_abort(site, context.bucket, key, upload))
         raise
+    _note_minted(action, target, stored.version_id, context)
     await _lock_after(action, site, stored.version_id, found, context)
 
 

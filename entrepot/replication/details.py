@@ -4,20 +4,20 @@ A listing leaves out tags that its reader may not see, without a word; so of the
 are asked for by themselves, and where they are others, of every one.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from entrepot.errors import BucketNotFound, InvalidInput, NotFound, Unsupported
-from entrepot.replication.sites import Site
-from entrepot.store.protocol import PAGE_MAX, Attributes, Lock, Page, Version
+from entrepot.store.protocol import PAGE_MAX, Attributes, Lock, Page, Store, Version
 
 
 @dataclass(slots=True)
 class Details:
-    """What one site tells of the versions of one bucket."""
+    """What one store tells of the versions of one bucket."""
 
-    site: Site
+    store: Store
     bucket: str
     _has_details: bool | None = None
     _has_locks: bool | None = None
@@ -28,7 +28,7 @@ class Details:
         """Pages of the listing; one with details only where the endpoint takes the request."""
         details = details and self._has_details is not False
         ask = partial(
-            self.site.store.versions, self.bucket, prefix=prefix, after=after, page_size=page_size
+            self.store.versions, self.bucket, prefix=prefix, after=after, page_size=page_size
         )
         listing = ask(details=details)
         try:
@@ -50,7 +50,7 @@ class Details:
             if version.attributes is not None and self._has_details is None:
                 of = {"version_id": version.version_id}
                 try:
-                    tags = await self.site.store.tags(self.bucket, version.key, **of)
+                    tags = await self.store.tags(self.bucket, version.key, **of)
                 except BucketNotFound:
                     raise
                 except NotFound:
@@ -58,16 +58,19 @@ class Details:
                 self._has_details = tags == version.attributes.tags
                 return
 
+    @property
+    def tells(self) -> bool:
+        """Whether it is known that the listing tells all."""
+        return self._has_details is True
+
     async def of(self, version: Version) -> Version:
         """The version with its attributes and lock; ``NotFound`` where it is gone by now."""
-        if version.is_delete_marker:
+        if version.is_delete_marker or (self.tells and is_described(version)):
             return version
-        if version.attributes is None or version.lock is None or not self._has_details:
-            return await self._asked(version)
-        return version
+        return await self._asked(version)
 
     async def _asked(self, version: Version) -> Version:
-        store, of = self.site.store, {"version_id": version.version_id}
+        store, of = self.store, {"version_id": version.version_id}
         head = await store.head(self.bucket, version.key, **of)
         attributes, lock = head.attributes or Attributes(), Lock()
         if attributes.tag_count:
@@ -84,6 +87,12 @@ class Details:
         return replace(version, attributes=attributes, lock=lock)
 
 
+def is_described(version: Version) -> bool:
+    """Whether its listing told all there is; of a delete marker that is nothing."""
+    told = version.attributes is not None and version.lock is not None
+    return told or version.is_delete_marker
+
+
 async def closed(listing: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:
     """The rest of a listing, which is closed however that ends."""
     try:
@@ -92,3 +101,21 @@ async def closed(listing: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:
     finally:
         if isinstance(listing, AsyncGenerator):
             await listing.aclose()
+
+
+async def ahead(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[Page, None]:
+    """The same pages, each asked for while the one before it is looked at."""
+    coming = asyncio.create_task(following(pages))
+    try:
+        while (page := await coming) is not None:
+            coming = asyncio.create_task(following(pages))
+            yield page
+    finally:
+        # A listing cannot be closed while it is being read; how that read ends, nobody asks.
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+async def following(pages: AsyncGenerator[Page, None]) -> Page | None:
+    """The next page, or that there is none."""
+    return await anext(pages, None)

@@ -46,8 +46,8 @@ class Hooks:
             hook = await asyncio.to_thread(self._find, name)
             if hook is None:
                 return None, f"there is no hook {name}"
-            asked = asyncio.to_thread(hook, key, contenders)
-            answer = await asyncio.wait_for(asked, TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await asyncio.to_thread(hook, key, contenders)
         except TimeoutError:
             self._slow.add(name)
             return None, f"hook {name} took longer than {TIMEOUT_S:g} s"

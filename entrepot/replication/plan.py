@@ -19,7 +19,15 @@ from dataclasses import dataclass, field
 
 from entrepot.clock import derived_id
 from entrepot.replication.policy import Mode, Policy, Travel, Verdict, kept_name
-from entrepot.replication.view import Entry, Head, View, contenders, is_written_anew, settlement_id
+from entrepot.replication.view import (
+    Entry,
+    Head,
+    View,
+    contenders,
+    is_written_anew,
+    newest,
+    settlement_id,
+)
 
 __all__ = ["Action", "Copy", "Decision", "Facts", "Head", "Left", "Mark", "Remove", "Target"]
 
@@ -143,10 +151,10 @@ def decide(
         verdict: who wins, where heads contend; the newest without one.
     """
     policy = policy or Policy()
-    newest = max(view.heads, key=lambda entry: entry.order, default=None)
-    if newest is not None and newest.mtime_ms > facts.horizon_ms:
-        why = f"its time at {_name(facts, newest.site)} is in the future"
-        return Decision(left=(Left(view.key, newest.site, "quarantined", why),))
+    latest = max(view.heads, key=lambda entry: entry.order, default=None)
+    if latest is not None and latest.mtime_ms > facts.horizon_ms:
+        why = f"its time at {_name(facts, latest.site)} is in the future"
+        return Decision(left=(Left(view.key, latest.site, "quarantined", why),))
     ours = _travelling(view, facts, policy)
     plan = _Plan(view, ours, facts)
     if policy.mode is Mode.ONE_WAY and facts.source is not None:
@@ -221,7 +229,7 @@ class _Plan:
     def both_ways(self, verdict: Verdict | None) -> None:
         """Everybody gets everything, and serves the winner."""
         view, known = self.ours, self.ours.known
-        best = verdict.winner if verdict else max(view.heads, key=lambda entry: entry.order)
+        best = verdict.winner if verdict else newest(view)
         sites = list(range(len(view.keeps)))
         self.serves = best.identity
         if _is_unsettled(view, best):

@@ -19,6 +19,7 @@ from entrepot.errors import (
     NotFound,
     PermanentError,
     PreconditionFailed,
+    Unsupported,
 )
 from entrepot.store.protocol import Attributes, Capability, Item, Origin, Store, Version
 
@@ -284,6 +285,13 @@ async def _refusal(request: Awaitable[object]) -> PermanentError | None:
 
 
 async def _remove(store: Store, bucket: str) -> None:
-    for version in await _versions(store, bucket, ""):
-        await store.delete(bucket, version.key, version_id=version.version_id)
+    try:
+        versions = await _versions(store, bucket, "")
+    except Unsupported:  # an endpoint that lists no versions has none
+        keys = [each.key async for page in store.list(bucket) for each in page.versions]
+        for key in keys:
+            await store.delete(bucket, key)
+    else:
+        for version in versions:
+            await store.delete(bucket, version.key, version_id=version.version_id)
     await store.drop(bucket)

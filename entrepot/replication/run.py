@@ -22,6 +22,7 @@ from entrepot.catalog.lease import Lease
 from entrepot.catalog.plans import seal_plan
 from entrepot.catalog.rule import Drift, RuleSpec
 from entrepot.catalog.states import JobState
+from entrepot.catalog.version_map import VersionMap
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import Busy, EntrepotError, InvalidInput, PreconditionFailed
 from entrepot.replication.agree import agree_on_traits
@@ -128,10 +129,12 @@ async def open_sites(
     workers: int,
     retry: RetryPolicy | None = None,
     purse: Purse | None = None,
+    control: Catalog | None = None,
 ) -> AsyncIterator[tuple[Site, ...]]:
     """Connect to every site, in rank order; ``workers`` requests at most to each, with retries.
 
-    ``purse`` is asked before each try of a request, see ``ThrottledStore``.
+    ``purse`` is asked before each try of a request, see ``ThrottledStore``. ``control`` keeps the
+    version maps of sites that mint ids.
     """
     async with AsyncExitStack() as stack:
         sites = []
@@ -144,6 +147,7 @@ async def open_sites(
                 max_connections=workers + 2,  # and the page being listed, and a checkpoint's HEAD
             )
             stack.push_async_callback(store.close)
+            mints = Capability.ORIGIN not in address.capabilities
             sites.append(
                 Site(
                     name=address.name,
@@ -153,6 +157,7 @@ async def open_sites(
                     ),
                     capabilities=address.capabilities,
                     streams=asyncio.Semaphore(max(1, workers // STREAM_SHARE)),
+                    version_map=VersionMap(control, address.name) if control and mints else None,
                 )
             )
         yield by_rank(sites)
@@ -339,7 +344,7 @@ async def sweep_shard(
             return found
 
         findings = await resting(from_the_cursor, standing)
-        if job.compares:
+        if job.compares and recorded.shared:  # what was copied just now is the same everywhere
             how |= {"standing": standing, "checkpoint": partial(checkpoint, ""), "bases": ledger}
             findings.rows += await _compare(job, shard, sites, **how)
         await checkpoint(cursor, Totals(), done=True)

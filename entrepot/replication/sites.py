@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from entrepot.catalog.version_map import VersionMap
 from entrepot.errors import BucketNotFound, InvalidInput, Unsupported
 from entrepot.replication.traits import Agreed, Traits
 from entrepot.store.protocol import Capability, Store, Version
@@ -47,7 +48,8 @@ class Site:
     a connection here until it gets one there, so two directions would wait for each other for ever
     if they could take all; it must be less than the connections of ``store``. ``took`` is told of
     each version that was written here under an id and a time of our choice; ``rows`` is asked for
-    tags and locks of versions, and told what becomes of them.
+    tags and locks of versions, and told what becomes of them; ``version_map`` remembers what the
+    versions stand for where the endpoint mints their ids.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Site:
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16), compare=False)
     took: Took | None = None
     rows: Rows | None = None
+    version_map: VersionMap | None = None
 
     @property
     def keeps_origin(self) -> bool:

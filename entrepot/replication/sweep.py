@@ -19,7 +19,7 @@ from entrepot.errors import BucketNotFound, PermanentError
 from entrepot.replication.apply import Context, apply
 from entrepot.replication.conflicts import Conflict, judged
 from entrepot.replication.merge import HISTORY_MAX, Histories, Window, windows
-from entrepot.replication.origins import with_origins
+from entrepot.replication.origins import Origins
 from entrepot.replication.plan import Action, Copy, Decision, Facts, Mark, Remove, decide
 from entrepot.replication.policy import Mode, Policy
 from entrepot.replication.sites import Site
@@ -75,6 +75,11 @@ class Planned:
     listed: Histories
     decision: Decision
     conflict: Conflict | None = None
+
+    @property
+    def is_something(self) -> bool:
+        """Whether anything is to be done or said."""
+        return bool(self.decision.actions or self.decision.left or self.conflict)
 
 
 class Ledger(Protocol):
@@ -162,7 +167,7 @@ async def sweep(
             await run.window(window)
             if marks is not None:
                 marks.note(window.last_key, listed=window.listed)
-    await run.settle()
+    await run.end()
     return run.totals, context.findings
 
 
@@ -193,6 +198,8 @@ class _Sweep:
         self._context = context
         self._keys, self._options, self._calls = keys, options, calls
         self._batch = _Batch(keys.after)
+        self._origins = Origins(context.sites, context.bucket)
+        self._seen = keys.after  # the last key of the windows so far
         self._lifecycles: Sequence[tuple[Expiry, ...]] | None = None
 
     async def window(self, window: Window) -> None:
@@ -200,39 +207,43 @@ class _Sweep:
         self._batch.listed += window.listed
         totals = self._context.totals
         totals.listed += window.listed
+        totals.shared += sum(window.counts) - window.listed
         for site, count in zip(self._context.sites, window.counts, strict=True):
             totals.hold(site.name, count)
         removed: Mapping[str, Mapping[str, frozenset[str]]] = {}
         if window.differing:
             removed = await self._calls.ledger.removed(tuple(window.differing))
-        for key, histories in window.differing.items():
+        await self._origins.load(self._seen, window.last_key, prefix=self._keys.prefix)
+        placed = await self._origins.place(window.differing, workers=self._options.workers)
+        for key, listed in window.differing.items():
             self._batch.last = key
-            await self._plan(key, histories, removed.get(key, {}), is_cut=key in window.cut)
+            is_cut = key in window.cut
+            planned = await self._judge(key, placed[key], removed.get(key, {}), is_cut=is_cut)
+            if planned.is_something and self._origins.is_hearsay(key):
+                asked = await self._origins.of(listed, believing=False)
+                planned = await self._judge(key, asked, removed.get(key, {}), is_cut=is_cut)
+            self._note(replace(planned, listed=listed), is_cut=is_cut)
             if len(self._batch.planned) >= self._options.batch_size:
                 await self.settle()
-        self._batch.last = window.last_key
+        if not self._options.dry_run:
+            await self._origins.save(window.differing)
+        self._batch.last = self._seen = window.last_key
         if self._batch.listed >= CHECKPOINT_EVERY:
             await self.settle()
 
-    async def _plan(
+    async def _judge(
         self,
         key: str,
         histories: Histories,
         removed: Mapping[str, frozenset[str]],
         *,
         is_cut: bool,
-    ) -> None:
-        context, policy, listed = self._context, self._options.policy, histories
-        keeps = [site.keeps_origin for site in context.sites]
-        if not all(keeps):
-            histories = await with_origins(context.sites, context.bucket, histories)
-        view = see(key, histories, keeps=keeps)
+    ) -> Planned:
+        context, policy = self._context, self._options.policy
+        view = see(key, histories, keeps=[site.keeps_origin for site in context.sites])
         if is_cut:
             full = [history for history in histories if len(history) >= HISTORY_MAX]
             view = view.since(max((history[-1].mtime_ms for history in full), default=0))
-            context.findings.note(
-                key=key, what="long history", why="only its newest versions were compared"
-            )
         facts = await self._facts(view, removed)
         found = await judged(
             view,
@@ -245,16 +256,22 @@ class _Sweep:
         verdict = found.verdict if found else None
         decision = decide(view, facts=facts, policy=policy, verdict=verdict)
         disputed = replace(found.conflict, serves=decision.serves) if found else None
-        if disputed:
-            self._note_conflict(disputed)
+        return Planned(key, histories, decision, disputed)
+
+    def _note(self, planned: Planned, *, is_cut: bool) -> None:
+        """Count and tell what is planned, and have it done with its batch."""
+        context, decision = self._context, planned.decision
+        if is_cut:
+            why = "only its newest versions were compared"
+            context.findings.note(key=planned.key, what="long history", why=why)
+        if planned.conflict:
+            self._note_conflict(planned.conflict)
         for left in decision.left:
             self._note_left(left.key, left.what, left.why)
+        context.totals.differing += bool(decision.actions or decision.left)
         if decision.actions:
-            context.totals.differing += 1
             context.totals.deletes += decision.deletes
-            self._batch.planned.append(Planned(key, listed, decision, disputed))
-        elif decision.left:
-            context.totals.differing += 1
+            self._batch.planned.append(planned)
 
     async def _facts(self, view: View, removed: Mapping[str, frozenset[str]]) -> Facts:
         names = [site.name for site in self._context.sites]
@@ -286,6 +303,17 @@ class _Sweep:
         totals.drifted += what == "drifted"
         totals.failed += what in ("differs", "not kept")
         self._context.findings.note(key=key, what=what, why=why)
+
+    async def end(self) -> None:
+        """Settle what is left; after the last key that was listed, no site has any."""
+        await self.settle()
+        if not self._options.dry_run:
+            for site in self._context.sites:
+                if site.version_map is not None:
+                    bucket, keys = self._context.bucket, self._keys
+                    await site.version_map.forget(
+                        bucket, self._seen, keys.stop_at, prefix=keys.prefix
+                    )
 
     async def settle(self) -> None:
         """Write what was planned, look again, and remember how far that is."""
@@ -334,7 +362,17 @@ async def carry_out(
         for target in action.targets:
             context.totals.hold(context.sites[target.site].name, 1)
     await verify(done, prefix=prefix, after=after, listed=listed, context=context)
+    await remember(context)
     await tell(done, context=context)
+
+
+async def remember(context: Context) -> None:
+    """Have the version maps of the sites know the copies that came."""
+    for rank, marks in context.minted.items():
+        version_map = context.sites[rank].version_map
+        assert version_map is not None
+        await version_map.keep(context.bucket, marks)
+    context.minted.clear()
 
 
 async def tell(done: Sequence[Action], *, context: Context) -> None:

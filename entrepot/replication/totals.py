@@ -17,6 +17,7 @@ class Totals:
     """Counts of one shard or run; only ever grows."""
 
     listed: int = 0  # versions and delete markers compared, at the fullest site
+    shared: int = 0  # of them, those at the other sites; 0 where only one site had anything
     differing: int = 0  # keys whose current versions differ
     copied: int = 0  # copies written, one for each target
     copied_bytes: int = 0

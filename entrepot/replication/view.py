@@ -15,6 +15,7 @@ Words: *head* the version that a site serves; *keeper* a site that keeps ids and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from entrepot.clock import derived_id, is_uuid
@@ -147,7 +148,8 @@ def _matched(
         entry = _entry(key, site, head)
         if head.is_delete_marker:
             below_ms = heads[number + 1].mtime_ms if number + 1 < len(heads) else 0
-            later = [marker for marker in markers if marker.mtime_ms > below_ms]
+            above_ms = heads[number - 1].mtime_ms if number else inf
+            later = [each for each in markers if below_ms < each.mtime_ms <= above_ms]
             if later:
                 same = min(later, key=lambda each: each.order)
                 entry = replace(entry, identity=same.identity, mtime_ms=same.mtime_ms)
@@ -172,6 +174,15 @@ def _entry(key: str, site: int, head: Head) -> Entry:
     )
 
 
+def newest(view: View) -> Entry:
+    """What is served where nobody contends: the latest head; of equal times one that was not
+    written over, since a write that knew of another one comes after it.
+    """
+    latest_ms = max(entry.mtime_ms for entry in view.heads)
+    latest = [entry for entry in _leaves(view, {}) if entry.mtime_ms == latest_ms]
+    return max(latest or view.heads, key=lambda entry: entry.order)
+
+
 def contenders(view: View) -> tuple[Entry, ...]:
     """The heads of which none descends from another, by order; fewer than two: no conflict."""
     found = _undescended(view, {})
@@ -183,6 +194,11 @@ def contenders(view: View) -> tuple[Entry, ...]:
 
 
 def _undescended(view: View, settled: Mapping[str, frozenset[str]]) -> tuple[Entry, ...]:
+    left = _leaves(view, settled)
+    return tuple(sorted(left, key=lambda entry: entry.order)) if len(left) > 1 else ()
+
+
+def _leaves(view: View, settled: Mapping[str, frozenset[str]]) -> list[Entry]:
     heads: dict[str, Entry] = {}
     ancestors: dict[str, set[str]] = {}
     for history in view.histories:
@@ -191,12 +207,11 @@ def _undescended(view: View, settled: Mapping[str, frozenset[str]]) -> tuple[Ent
             heads.setdefault(head.identity, head)
             known = ancestors.setdefault(head.identity, set(settled.get(head.identity, ())))
             known.update(entry.identity for entry in history[1:])
-    left = [
+    return [
         head
         for identity, head in heads.items()
         if not any(identity in known for other, known in ancestors.items() if other != identity)
     ]
-    return tuple(sorted(left, key=lambda entry: entry.order)) if len(left) > 1 else ()
 
 
 def _settled(view: View, head: Entry) -> frozenset[str]:

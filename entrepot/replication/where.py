@@ -5,7 +5,7 @@ says that all agree.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from entrepot.catalog.buckets import get_bucket
@@ -13,11 +13,13 @@ from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.read import list_versions
 from entrepot.catalog.states import BucketMode
 from entrepot.errors import BucketNotFound, EntrepotError
+from entrepot.replication.origins import Origins
 from entrepot.replication.proof.compare import Difference, differences
 from entrepot.replication.proof.record import Facts, Level, Profile, fact_of, in_order
 from entrepot.replication.proof.survey import Reader
 from entrepot.replication.proof.verify import profiles
 from entrepot.replication.sites import Site
+from entrepot.replication.view import see
 from entrepot.replication.workers import side_by_side
 from entrepot.store.protocol import Version
 
@@ -37,12 +39,16 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one site has of the key, newest first; ``error`` where it cannot be asked."""
+    """What one site has of the key, newest first; ``error`` where it cannot be asked.
+
+    ``elsewhere``: of versions that have another id here, the one that the same write has at others.
+    """
 
     site: str
     versions: tuple[Version, ...]
     kept: Kept
     error: str = ""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +80,37 @@ async def where(
             if site.name in answered
         }
         found.update(differences(key, states))
+    names = await _elsewhere(sites, bucket, key, answered)
+    answers = [replace(each, elsewhere=names.get(each.site, {})) for each in answers]
     return Where(tuple(answers), tuple(sorted(found)))
 
 
+async def _elsewhere(
+    sites: Sequence[Site], bucket: str, key: str, answered: Mapping[str, Sequence[Version]]
+) -> dict[str, dict[str, str]]:
+    """By site and version id, the id of the same write at sites that keep ids."""
+    among = [site for site in sites if site.name in answered]
+    origins = Origins(among, bucket)
+    await origins.load("", key, prefix=key)
+    histories = [await origins.whole(site, answered[site.name]) for site in among]
+    view = see(key, histories, keeps=[site.keeps_origin for site in among])
+    kept = [
+        {entry.version_id for entry in history} if keeps else set()
+        for history, keeps in zip(view.histories, view.keeps, strict=True)
+    ]
+    ids = set[str]().union(*kept)
+    return {
+        site.name: {
+            entry.version_id: entry.identity
+            for entry in history
+            if entry.identity != entry.version_id and entry.identity in ids
+        }
+        for site, history in zip(among, view.histories, strict=True)
+    }
+
+
 def _facts(versions: Sequence[Version], profile: Profile) -> Facts:
-    return in_order((fact_of(version, profile) for version in versions), profile)
+    return in_order([fact_of(version, profile) for version in versions], profile)
 
 
 async def _answer(site: Site, bucket: str, key: str, catalog: Catalog | None) -> Answer:
@@ -120,7 +152,7 @@ def as_json(found: Where, *, bucket: str, key: str) -> dict[str, Any]:
                     "current": answer.kept.current or None,
                     "error": answer.kept.error or None,
                 },
-                "versions": [_version(version) for version in answer.versions],
+                "versions": [_version(version, answer.elsewhere) for version in answer.versions],
             }
             for answer in found.answers
         ],
@@ -135,10 +167,11 @@ def as_json(found: Where, *, bucket: str, key: str) -> dict[str, Any]:
     }
 
 
-def _version(version: Version) -> dict[str, Any]:
+def _version(version: Version, elsewhere: Mapping[str, str]) -> dict[str, Any]:
     lock, attributes = version.lock, version.attributes
     return {
         "version_id": version.version_id,
+        "elsewhere": elsewhere.get(version.version_id),
         "current": version.is_current,
         "delete_marker": version.is_delete_marker,
         "mtime_ms": version.mtime_ms,

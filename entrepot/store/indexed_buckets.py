@@ -145,10 +145,14 @@ class IndexedBuckets:
         source: Source,
         *,
         size_bytes: int | None = None,
+        crc32c: Callable[[], int] | None = None,
     ) -> Part:
         if not 1 <= number <= PARTS_MAX:
             raise InvalidInput(f"part number must be 1 to {PARTS_MAX}", number=number)
         await self._ask(self._index.upload, bucket, key, upload_id)
+        if crc32c is not None:
+            size_bytes = check.body_size(source, size_bytes)
+            source = check.proved(source, crc32c)
         extent = await self._receive(source, size_bytes)
         try:
             publish = partial(self._extents.publish, extent.name)

@@ -56,9 +56,11 @@ class ThrottledStore(StoreWrapper):
         source: Source | Replay,
         *,
         size_bytes: int | None = None,
+        crc32c: Callable[[], int] | None = None,
     ) -> Part:
         paid = await self._paid(source)
-        return await super().part(bucket, key, upload_id, number, paid, size_bytes=size_bytes)
+        how = {"size_bytes": size_bytes, "crc32c": crc32c}
+        return await super().part(bucket, key, upload_id, number, paid, **how)  # type: ignore[arg-type]
 
     async def batch(self, bucket: str, items: Sequence[Item]) -> Sequence[Item]:
         await self._take(size_bytes=sum(len(item.body) for item in items))

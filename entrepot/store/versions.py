@@ -104,8 +104,11 @@ class VersionIndex(Database):
         with self._lock:
             self._versioned(bucket)
             found = self._find(bucket, key, version_id)
-        if found is None or found.version.is_delete_marker:
+        if found is None or (version_id is None and found.version.is_delete_marker):
             raise NotFound("object is not there", bucket=bucket, key=key, version=version_id)
+        if found.version.is_delete_marker:  # said as HTTP does
+            why = "version is a delete marker"
+            raise NotFound(why, bucket=bucket, key=key, version=version_id, status=405)
         return found
 
     def _find(self, bucket: str, key: str, version_id: str | None) -> Stored | None:

@@ -245,11 +245,18 @@ class StoreWrapper:
         source: Source | Replay,
         *,
         size_bytes: int | None = None,
+        crc32c: Callable[[], int] | None = None,
     ) -> Part:
         return await self._around(
             "part",
             lambda: self._store.part(
-                bucket, key, upload_id, number, _opened(source), size_bytes=size_bytes
+                bucket,
+                key,
+                upload_id,
+                number,
+                _opened(source),
+                size_bytes=size_bytes,
+                crc32c=crc32c,
             ),
             again=_again(source),
         )

@@ -92,8 +92,9 @@ class HistoryContract(ContractPart):
         marker = await store.delete(bucket, "k")
         assert marker is not None and marker.is_delete_marker
         for version_id in (None, marker.version_id):
-            with pytest.raises(NotFound):
+            with pytest.raises(NotFound) as looked:
                 await store.head(bucket, "k", version_id=version_id)
+            assert (looked.value.fields.get("status") == 405) == (version_id is not None)
             with pytest.raises(NotFound):
                 await read(store, bucket, "k", version_id=version_id)
         assert await read(store, bucket, "k", version_id=put.version_id) == b"one"

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from entrepot.errors import (
     NotFound,
     PreconditionFailed,
 )
-from entrepot.store.protocol import KEY_MAX_BYTES, Attributes, Store
+from entrepot.store.protocol import KEY_MAX_BYTES, Attributes, Part, Store
 from entrepot.testing.contract_tools import (
     THEN_MS,
     ContractPart,
@@ -257,6 +257,26 @@ class ObjectContract(ContractPart):
         with pytest.raises(IntegrityError):
             await store.put(bucket, "k", source, size_bytes=len(body), crc32c=lambda: 1)
         assert not await is_visible(store, bucket, "k")
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_a_part_is_proved_by_its_crc(
+        self, store: Store, bucket: str, streamed: bool
+    ) -> None:
+        body = b"part" * 300_000
+        upload_id = await store.start(bucket, "k")
+
+        def send(crc: int) -> Awaitable[Part]:
+            source = pieces(body[:100], body[100:]) if streamed else body
+            how = {"size_bytes": len(body), "crc32c": lambda: crc}
+            return store.part(bucket, "k", upload_id, 1, source, **how)  # type: ignore[arg-type]
+
+        with pytest.raises(IntegrityError):
+            await send(1)
+        assert await store.parts(bucket, "k", upload_id) == ()
+        part = await send(crc32c(body))
+        assert part.etag == hashlib.md5(body, usedforsecurity=False).hexdigest()
+        await store.complete(bucket, "k", upload_id, (part,))
+        assert await read(store, bucket, "k") == body
 
     async def test_a_readers_own_error_passes_unchanged(self, store: Store, bucket: str) -> None:
         await store.put(bucket, "k", BODY)

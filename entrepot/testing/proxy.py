@@ -38,6 +38,8 @@ class BreakableProxy:
         self.port = 0
         self.passed_bytes = 0
         """Bytes from the server that were passed on to clients."""
+        self.taken = 0
+        """Connections that were taken, of all time."""
 
     @property
     def endpoint(self) -> str:
@@ -106,6 +108,7 @@ class BreakableProxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = asyncio.current_task()
         assert link is not None
+        self.taken += 1
         self._links.add(link)
         self._writers.add(writer)
         try:

@@ -25,6 +25,7 @@ from entrepot.catalog.rules import (
 from entrepot.catalog.sites import Site, get_site, list_sites, set_capabilities, upsert_site
 from entrepot.catalog.states import BucketMode
 from entrepot.catalog.tenants import Tenant, get_tenant, list_tenants, save_tenant
+from entrepot.catalog.version_map import VersionMap
 from entrepot.errors import AlreadyExists, BucketNotFound, InvalidInput, NotFound
 
 PROBED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -91,6 +92,7 @@ EVERYTHING = {
     "drift": "overwrite",
     "travels": ("metadata", "tags"),
     "conflict": {"": "site-priority", "x/": "hook:mine"},
+    "peer_reads": True,
     "rpo_s": 60,
     "max_delete_share": 0.25,
     "max_delete_count": 7,
@@ -157,6 +159,24 @@ async def test_switching_a_rule_leaves_what_it_says(control: Catalog) -> None:
 def replaced(rule: Rule, other: Rule) -> Rule:
     """``rule`` as changed at another time."""
     return rule.model_copy(update={"updated_at": other.updated_at})
+
+
+async def test_the_version_map_of_buckets_without_a_rule_is_forgotten(control: Catalog) -> None:
+    await two_sites(control)
+    await save_rule(control, name="r", buckets=["xxx", "yyy"], sites=["a", "b"])
+    version_map = VersionMap(control, "a")
+    for bucket in ("xxx", "yyy"):
+        longer = {("k", "v" * 257): "", ("k", "3"): "m" * 513}  # than a row holds
+        await version_map.keep(bucket, {("k", "1"): "", **longer})
+        assert await version_map.between(bucket, "", "") == {("k", "1"): ""}
+
+    def one_less(rule: Rule) -> RuleSpec:
+        return rule.spec.model_copy(update={"buckets": ("xxx",)})
+
+    await change_rule(control, name="r", change=one_less)
+    assert [len(await version_map.between(name, "", "")) for name in ("xxx", "yyy")] == [1, 0]
+    await delete_rule(control, name="r")
+    assert await version_map.between("xxx", "", "") == {}
 
 
 async def test_two_changes_at_once_both_count(control: Catalog) -> None:

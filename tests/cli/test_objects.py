@@ -61,6 +61,24 @@ def test_a_managed_bucket_is_created_listed_and_shown(made: Quick, tmp_path: Pat
     assert "with other options" in error and hint == f"entrepot bucket show {name}"
 
 
+def test_what_has_not_come_yet_is_read_from_a_peer(made: Quick) -> None:
+    name = made.new_bucket("--encrypted", "--site", "site-a", "--site", "site-b")
+    rule, there = ("replicate", "rule"), ("--site", "site-b")
+    made.typed(*rule, "add", name, "--bucket", name, "--peer-reads", "--disabled")
+    made.typed(*rule, "pause", name)  # so that no stream brings it
+    made.typed(*rule, "enable", name, "--no-seed")
+    for key in ("k", "other"):
+        made.put(name, key, b"one line")
+    read = made.typed("object", "get", name, "k", *there)
+    assert read.stdout_bytes == b"one line"
+    assert read.stderr == "served by site-a: it has not come here yet\n"
+    made.typed("object", "rm", name, "k", *there)
+    made.typed("object", "get", name, "k", *there, code=1)
+    made.typed(*rule, "edit", name, "--no-peer-reads")
+    made.typed("object", "get", name, "other", *there, code=1)
+    made.typed(*rule, "remove", name)
+
+
 def test_a_recount_that_differs_is_told(made: Quick, plain: str) -> None:
     made.put(plain, "counted", b"1")
     change = (

@@ -34,11 +34,13 @@ def test_a_rule_is_said_shown_changed_and_forgotten(stack: Running) -> None:
         *("--without", "locks", "--bytes-per-s", "10MB", "--maintenance", "sun 02:00-04:00"),
         *("--timetable", "mon-fri 08:00-18:00 1MB/s", "--time-zone", "Europe/Berlin"),
         *("--max-delete-count", "5", "--tombstone-horizon", "7d", "--disabled"),
+        "--peer-reads",
     )
     assert made["conflict"] == {"": "keep-both", "in/a=b/": "site-priority"}
     assert (made["mode"], made["source"], made["rpo_s"]) == ("one-way", "site-b", 300)
     assert made["travels"] == ["delete-markers", "metadata", "tags"]
     assert (made["bytes_per_s"], made["tombstone_horizon_s"]) == ("10MB", 7 * 86_400)
+    assert made["peer_reads"] is True
     assert (made["enabled"], made["sites"]) == (False, ["site-a", "site-b"])
     shown = show(stack, rule)
     assert shown == made | {
@@ -52,9 +54,11 @@ def test_a_rule_is_said_shown_changed_and_forgotten(stack: Running) -> None:
     assert "it covers more now" in edit.stderr
     changed = show(stack, rule)
     assert (changed["prefix"], changed["timetable"], changed["rpo_s"]) == ("", [], 300)
-    again = stack.entrepot(*RULE, "edit", rule, "--active-active", "--without", "tags")
+    other = ("--active-active", "--without", "tags", "--no-peer-reads")
+    again = stack.entrepot(*RULE, "edit", rule, *other)
     assert again.stdout == f"rule {rule}: {bucket} at site-a, site-b\n"
     assert show(stack, rule)["travels"] == ["delete-markers", "metadata"]
+    assert show(stack, rule)["peer_reads"] is False
     narrowed = stack.entrepot(*RULE, "edit", rule, "--prefix", "in/")
     assert narrowed.stderr == ""
     assert stack.json(*RULE, "remove", rule) == {"removed": rule}

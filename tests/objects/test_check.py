@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -14,14 +15,16 @@ from entrepot.catalog.objects.read import list_versions
 from entrepot.clock import new_id
 from entrepot.embedded.minio import MinioServer
 from entrepot.embedded.postgres import PostgresServer
-from entrepot.errors import AccessDenied
+from entrepot.errors import AccessDenied, Busy, PreconditionFailed
 from entrepot.objects.check import check, observe, rebuild, take_up
+from entrepot.objects.conditions import Condition
 from entrepot.objects.recover import recover
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.objects.settle import removal
 from entrepot.objects.writes import Wish
-from entrepot.store.protocol import Attributes, LockMode, Origin
+from entrepot.store.protocol import Attributes, LockMode, Origin, Version
+from entrepot.store.wrapper import StoreWrapper
 from tests.objects.test_service import BIG, assert_books, read
 from tests.objects.test_uploads import FIVE, named, upload
 from tests.objects.worlds import new_bucket_name, objects_of, s3_store
@@ -187,6 +190,33 @@ async def test_what_was_removed_is_not_taken_up_again(objects: Objects, plain: s
     assert [each.version_id for each in await objects.versions(plain)] == [kept.version_id]
     found = await check(ground, bucket, heal=True)
     assert (found.orphan_count, found.missing_count, found.taken_up) == (0, 0, 0)
+
+
+async def test_a_refused_write_is_not_taken_up(objects: Objects, plain: str) -> None:
+    """A sweep copied it before its bytes went, and brings it back."""
+    ground, bucket = objects.ground, await objects.ground.bucket(plain)
+    store, copied = ground.store, []
+
+    class Overtaken(StoreWrapper):
+        async def put(self, *what: Any, **how: Any) -> Version:
+            ground.store = store
+            made = await store.put(*what, **how)
+            async with store.get(plain, "k", version_id=made.version_id) as body:
+                copied.append((await body.read(), body.version))
+            await objects.put(plain, "k", b"was first")
+            return made
+
+    ground.store = Overtaken(store)
+    with pytest.raises((PreconditionFailed, Busy)):
+        await objects.put(plain, "k", b"x", wish=Wish(condition=Condition(if_none_match=("*",))))
+    await recover(ground, older_s=0)  # its bytes are gone, and nobody owes that any more
+    [(body, version)] = copied
+    origin = Origin(version.version_id, version.mtime_ms)
+    await store.put(plain, "k", body, attributes=version.attributes, origin=origin)
+    [entries] = [page.versions async for page in store.versions(plain)]
+    assert len(entries) == 2
+    assert await take_up(ground, bucket, entries) == 0
+    assert await read(objects, plain, "k") == b"was first"
 
 
 async def test_tags_and_locks_are_known_again(objects: Objects) -> None:

@@ -13,7 +13,9 @@ from entrepot.catalog.migrate import CatalogKind, migrate
 from entrepot.clock import new_token
 from entrepot.embedded.minio import MinioCredentials, MinioServer
 from entrepot.embedded.postgres import PostgresServer
+from entrepot.embedded.versity import VersityServer
 from entrepot.replication.policy import Policy
+from tests.replication.namespaces import Archipelago, archipelago
 from tests.replication.worlds import World
 
 MakeWorld = Callable[..., World]
@@ -29,6 +31,25 @@ def minio_c(servers_dir: Path) -> Iterator[MinioServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def versity(servers_dir: Path) -> Iterator[VersityServer]:
+    """A running server that is not MinIO, and chooses version ids and times itself."""
+    server = VersityServer(
+        servers_dir / "versity", MinioCredentials(new_token(8), SecretStr(new_token(24)))
+    )
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def islands() -> Iterator[Archipelago]:
+    """Three MinIO servers, each in a network namespace of its own."""
+    with archipelago("site-a", "site-b", "site-c") as found:
+        yield found
 
 
 @pytest.fixture
@@ -49,11 +70,16 @@ async def worlds(
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def control(postgres: PostgresServer) -> AsyncIterator[Catalog]:
-    """One control catalog; every test has a bucket, and so a job, of its own."""
+async def control_dsn(postgres: PostgresServer) -> SecretStr:
     dsn = postgres.create_database("replication_test")
     await migrate(dsn, kind=CatalogKind.CONTROL)
-    async with Catalog.open(dsn, pool_size=8) as catalog:
+    return dsn
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def control(control_dsn: SecretStr) -> AsyncIterator[Catalog]:
+    """One control catalog; every test has a bucket, and so a job, of its own."""
+    async with Catalog.open(control_dsn, pool_size=8) as catalog:
         yield catalog
 
 

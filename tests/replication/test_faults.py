@@ -1,8 +1,9 @@
 """Servers and stores that break in the middle: what is done is right, and the rest comes later."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from entrepot.errors import (
     RetryableError,
     Throttled,
     Unavailable,
+    Unsupported,
 )
 from entrepot.replication.probe import probe
 from entrepot.replication.run import Address, open_sites
@@ -373,6 +375,27 @@ async def test_a_probe_believes_only_a_lock_that_holds(
     assert (await probe(store)).capabilities == ALL - {Capability.LOCK}
     assert await memory.buckets() == ()
     await store.close()
+
+
+class Flat(StoreWrapper):
+    """An endpoint that has no versions, and no listing of any."""
+
+    async def create(self, bucket: str, *, versioned: bool = True, locked: bool = False) -> None:
+        if versioned or locked:
+            raise Unsupported("no versions here (scripted)")
+        await super().create(bucket, versioned=False)
+
+    def versions(self, *_where: Any, **_how: Any) -> AsyncGenerator[Page, None]:
+        raise Unsupported("no listing of versions here (scripted)")
+
+
+async def test_a_probe_leaves_nothing_where_no_versions_are_listed() -> None:
+    memory = MemoryStore()
+    found = await probe(Flat(memory))
+    assert Capability.VERSIONING not in found.capabilities
+    assert found.findings["remove"].can
+    assert await memory.buckets() == ()
+    await memory.close()
 
 
 async def test_a_probe_does_not_take_a_busy_endpoint_for_a_refusal(worlds: MakeWorld) -> None:

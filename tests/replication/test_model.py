@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from entrepot.catalog.connect import Catalog
+from entrepot.catalog.version_map import VersionMap
 from entrepot.errors import NotFound
 from entrepot.replication.sites import Site
 from entrepot.replication.sweep import Options, Range, sweep
@@ -55,6 +58,8 @@ class Step:
     key: str
 
 
+HARMS = ["lose", "swap", "deny"]
+harms = st.builds(Step, st.sampled_from(HARMS), st.just(0), st.just("a"))
 steps = st.builds(
     Step,
     st.sampled_from(["put", "put", "delete", "sweep"]),
@@ -63,7 +68,14 @@ steps = st.builds(
 )
 
 
-async def run(keeps: Sequence[bool], script: Sequence[Step]) -> None:
+async def run_with_maps(keeps: Sequence[bool], script: Sequence[Step], dsn: SecretStr) -> None:
+    async with Catalog.open(dsn, pool_size=1) as control:
+        await run(keeps, script, control)
+
+
+async def run(
+    keeps: Sequence[bool], script: Sequence[Step], control: Catalog | None = None
+) -> None:
     clock = Ticks()
     sites = [
         Site(
@@ -71,6 +83,7 @@ async def run(keeps: Sequence[bool], script: Sequence[Step]) -> None:
             rank=rank,
             store=MemoryStore(clock=clock),
             capabilities=ALL if keeping else MINTS,
+            version_map=VersionMap(control, str(rank)) if control and not keeping else None,
         )
         for rank, keeping in enumerate(keeps)
     ]
@@ -81,6 +94,10 @@ async def run(keeps: Sequence[bool], script: Sequence[Step]) -> None:
         for number, step in enumerate(script):
             if step.what == "sweep":
                 await swept(sites, clock)
+            elif step.what in HARMS:
+                for site in sites:
+                    if site.version_map is not None:
+                        await harm(step.what, site.version_map)
             else:
                 await do(step, sites[step.site % len(sites)], model, f"body {number}".encode())
         await swept(sites, clock)
@@ -95,6 +112,19 @@ async def run(keeps: Sequence[bool], script: Sequence[Step]) -> None:
     finally:
         for site in sites:
             await site.store.close()
+
+
+async def harm(what: str, version_map: VersionMap) -> None:
+    """Lose the rows, have each say what another one should, or that nothing is a copy."""
+    rows = await version_map.between(BUCKET, "", "")
+    marks = list(rows.values())
+    if what == "lose":
+        await version_map.forget(BUCKET, "", "")
+    elif what == "swap":
+        wrong = marks[1:] + marks[:1]
+        await version_map.keep(BUCKET, dict(zip(rows, wrong, strict=True)))
+    else:
+        await version_map.keep(BUCKET, dict.fromkeys(rows, ""))
 
 
 async def do(step: Step, site: Site, model: Model, body: bytes) -> None:
@@ -161,3 +191,13 @@ def test_the_newest_wins_at_all_sites(count: int, script: list[Step]) -> None:
 @example([False, True, True], [put(1), SWEEP, put(2), Step("delete", 0, "a")])
 def test_the_same_where_some_mint_their_times(keeps: list[bool], script: list[Step]) -> None:
     asyncio.run(run(keeps, script))
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=3), st.lists(steps | harms, max_size=15))
+@settings(max_examples=40, deadline=None)
+@example([True, False], [put(0), SWEEP, put(0), SWEEP, Step("deny", 0, "a"), put(0)])
+@example([True, False], [put(1), SWEEP, put(0), SWEEP, Step("swap", 0, "a"), put(1)])
+def test_the_same_with_version_maps_that_are_lost_or_wrong(
+    control_dsn: SecretStr, keeps: list[bool], script: list[Step]
+) -> None:
+    asyncio.run(run_with_maps(keeps, script, control_dsn))

@@ -20,7 +20,7 @@ from entrepot.errors import AccessDenied, BucketNotFound, IntegrityError, Invali
 from entrepot.replication.proof import verify as proof_module
 from entrepot.replication.proof.compare import Kind
 from entrepot.replication.proof.record import Aspect, Level, Profile
-from entrepot.replication.proof.survey import Reader
+from entrepot.replication.proof.survey import Reader, survey
 from entrepot.replication.proof.verify import Comparison, Proof, profiles, verify
 from entrepot.replication.sites import Site
 from entrepot.store.memory import MemoryStore
@@ -475,7 +475,8 @@ async def test_a_proof_reads_the_share_it_says(worlds: MakeWorld) -> None:
     for sample in (0, 300, 1000):
         counted = FaultyStore(world.stores[0], {})
         profile = Profile(level=Level.CONTENT, sample=sample)
-        await Reader(replace(world.sites[0], store=counted), world.bucket, profile, 4).survey()
+        site = replace(world.sites[0], store=counted)
+        await survey({site.name: Reader(site, world.bucket, profile, 4)})
         reads.append(counted.calls.count("get"))
     assert reads[0] == 0
     assert 0 < reads[1] < 40

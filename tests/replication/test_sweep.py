@@ -77,7 +77,10 @@ async def test_all_kinds_of_differences(worlds: MakeWorld, sites: int) -> None:
 
     settled = world.histories()
     again = (await world.sweep()).as_dict()
-    assert {name for name, count in again.items() if count and "@" not in name} == {"listed"}
+    assert {name for name, count in again.items() if count and "@" not in name} == {
+        "listed",
+        "shared",
+    }
     assert world.histories() == settled
 
     change_again(world)

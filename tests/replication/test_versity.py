@@ -1,35 +1,21 @@
 """A rule between MinIO and a server that is not: versitygw, with ids and times of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from pydantic import SecretStr
 
-from entrepot.clock import new_token
-from entrepot.embedded.minio import MinioCredentials, MinioServer
+from entrepot.embedded.minio import MinioServer
 from entrepot.embedded.versity import VersityServer
 from entrepot.replication.origins import ORIGIN_NAME
 from entrepot.replication.probe import probe
 from entrepot.store.protocol import Capability
-from tests.replication.worlds import ALL, World, same
+from tests.replication.worlds import ALL, World, now_ms, same
 
 MIB = 1024 * 1024
 MINTED = ALL - {Capability.ORIGIN, Capability.BATCH, Capability.TRAILER}
-
-
-@pytest.fixture(scope="module")
-def versity(servers_dir: Path) -> Iterator[VersityServer]:
-    server = VersityServer(
-        servers_dir / "versity", MinioCredentials(new_token(8), SecretStr(new_token(24)))
-    )
-    try:
-        yield server.start()
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -94,6 +80,18 @@ async def test_it_lists_whole_seconds(world: World) -> None:
     assert {entry.mtime_ms % 1000 for entry in world.history(1)} == {0}
     await world.sweep()
     assert same([sorted(view) for view in world.views()])
+
+
+async def test_a_second_write_within_a_second_is_not_undone(world: World) -> None:
+    """Both look as old as each other, and the first one is also at the site of lower rank."""
+    await asyncio.sleep(1 - now_ms() % 1000 / 1000)
+    world.put(1, "k", b"first")
+    await world.sweep()
+    world.put(1, "k", b"second")
+    totals = await world.sweep()
+    assert (totals.failed, totals.conflicts) == (0, 0)
+    assert [world.body(site, "k") for site in (0, 1)] == [b"second"] * 2
+    assert (await world.sweep()).copied == 0
 
 
 async def test_a_file_lies_where_no_folder_is(world: World) -> None:

@@ -4,6 +4,7 @@ The overridden tests hold MinIO's own answers where they differ from S3's (tried
 that is embedded). If one of them fails after an upgrade, MinIO came closer to S3: delete it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from entrepot.store.protocol import (
     Part,
     Store,
 )
+from entrepot.store.retry import RetryStore
 from entrepot.store.s3 import S3Store, uploads
 from entrepot.testing.contract_tools import THEN_MS, current, history, new_bucket, origin, read
 from entrepot.testing.store_contract import StoreContract
@@ -142,3 +144,46 @@ async def test_two_sites_in_step_have_equal_tokens(
         await store.close()
     assert found[0] == found[1]
     assert [len(tokens) for tokens in found[0]] == [1, 3]
+
+
+class LooksAtOnce(S3Store):
+    """A store whose first look for a marker waits until another writer looked as well."""
+
+    both: asyncio.Barrier | None = None
+
+    async def _exists(self, bucket: str, key: str, version_id: str) -> bool:
+        found = await super()._exists(bucket, key, version_id)
+        if (both := self.both) is not None:
+            self.both = None
+            await both.wait()
+        return found
+
+
+@pytest.mark.parametrize("writers", [2, 3])
+async def test_writers_of_one_delete_marker_leave_it(minio_a: MinioServer, writers: int) -> None:
+    """MinIO removes a marker that it is sent again: each had looked before another had written."""
+    reader, both = _store(minio_a), asyncio.Barrier(writers)
+    stores = []
+    for _ in range(writers):
+        stores.append(
+            LooksAtOnce(
+                endpoint=minio_a.endpoint,
+                access_key=minio_a.access_key,
+                secret_key=minio_a.secret_key,
+            )
+        )
+        stores[-1].both = both
+    try:
+        bucket, chosen = await new_bucket(reader), origin()
+        await reader.put(bucket, "k", b"x", origin=origin(mtime_ms=THEN_MS - 1))
+        found = await asyncio.gather(
+            *(RetryStore(store).delete(bucket, "k", origin=chosen) for store in stores)
+        )
+        assert {each.version_id for each in found if each} == {chosen.version_id}
+        markers = [each for each in await history(reader, bucket) if each.is_delete_marker]
+        assert [(each.version_id, each.mtime_ms) for each in markers] == [
+            (chosen.version_id, chosen.mtime_ms)
+        ]
+    finally:
+        for store in (reader, *stores):
+            await store.close()

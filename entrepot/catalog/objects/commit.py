@@ -93,11 +93,17 @@ _OUTBOX = """
     JOIN outbox_consumers c ON c.bucket_id = r.bucket_id AND starts_with(r.key, c.prefix)
         AND (c.replicas OR NOT r.is_replica)
 """
+# A write that was refused may have been copied before its bytes went: it must not come back.
 _EFFECTS = """
+    WITH r AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
+            (bucket_id bigint, key text, version_id text, kind text, details jsonb)
+    ), refused AS (
+        INSERT INTO purges (bucket_id, key, version_id)
+        SELECT bucket_id, key, version_id FROM r WHERE details ? 'refused' ON CONFLICT DO NOTHING
+    )
     INSERT INTO effects (bucket_id, key, version_id, kind, details)
-    SELECT bucket_id, key, version_id, kind, details
-    FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS r
-        (bucket_id bigint, key text, version_id text, kind text, details jsonb)
+    SELECT bucket_id, key, version_id, kind, details FROM r
     RETURNING id
 """
 

@@ -56,6 +56,7 @@ class ObjectRow:
 
     ``size_bytes``, ``etag`` and ``attributes`` are of what the client sent, ``stored_bytes`` of
     what lies in the bucket; ``seal`` says how the one became the other ("": they are the same).
+    ``served_by`` is the other site that it was read from; no row of a catalog has that.
     """
 
     bucket_id: int
@@ -71,6 +72,7 @@ class ObjectRow:
     etag: str = ""
     seal: str = ""
     attributes: Json = field(default_factory=dict)
+    served_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

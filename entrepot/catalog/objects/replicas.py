@@ -16,6 +16,7 @@ from sqlalchemy import text
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import Intent, Json
 from entrepot.catalog.objects.rows import as_json
+from entrepot.catalog.silence import HASTY_S
 
 HORIZON = timedelta(days=30)
 """A site that was away for longer is brought up by a sweep, which asks first."""
@@ -54,6 +55,10 @@ _PURGED = """
     SELECT key, version_id FROM purges
     WHERE bucket_id = %(bucket_id)s AND (key, version_id) > (%(key)s, %(version_id)s)
     ORDER BY key, version_id LIMIT 1000
+"""
+_IS_PURGED = """
+    SELECT 1 FROM purges
+    WHERE bucket_id = %(bucket_id)s AND key = %(key)s AND version_id = %(version_id)s
 """
 _FORGET = text("DELETE FROM purges WHERE at < clock_timestamp() - :horizon")
 
@@ -103,6 +108,12 @@ async def purged(catalog: Catalog, *, bucket_id: int) -> AsyncIterator[Sequence[
         names = [(row[0], row[1]) for row in found]
         yield names
         last = names[-1]
+
+
+async def was_purged(catalog: Catalog, version: Named) -> bool:
+    """Whether a version was removed for good, within ``HORIZON``."""
+    given = dict(zip(("bucket_id", "key", "version_id"), version, strict=True))
+    return bool(await catalog.ask(_IS_PURGED, given, within_s=HASTY_S))
 
 
 async def forget_purges(catalog: Catalog, *, horizon: timedelta = HORIZON) -> int:

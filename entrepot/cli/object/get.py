@@ -53,6 +53,8 @@ def get_command(
                 with writing(file, replace=force) as target:
                     async for piece in body:
                         target.write(piece)
+            if body.row.served_by:
+                click.echo(f"served by {body.row.served_by}: it has not come here yet", err=True)
             if not body.is_certain:
                 click.echo("the catalog did not answer; this is current at the store", err=True)
 

@@ -42,7 +42,7 @@ async def opened_sites(
         )
         for site in chosen(config, names)
     ]
-    async with open_sites(addresses, workers=WORKERS) as sites:
+    async with open_sites(addresses, workers=WORKERS, control=control) as sites:
         yield sites
 
 

@@ -33,7 +33,8 @@ def where_command(
 ) -> None:
     """Show what each site has of KEY: versions, current one, tags, lock, and its catalog's word.
 
-    KEY is as the store has it. Exit status 1 where sites differ or cannot be asked.
+    Under `elsewhere` stands the id that a version has at other sites, if it is another one. KEY is
+    as the store has it. Exit status 1 where sites differ or cannot be asked.
     """
     from entrepot.config import load
     from entrepot.replication.where import as_json as told
@@ -77,7 +78,7 @@ def _tell(found: "Where") -> None:
 
 def _rows(answer: "Answer") -> list[dict[str, Any]]:
     """A row a version, or one that says that there is none."""
-    names = ("version", "current", "time", "bytes", "tags", "lock", "catalog")
+    names = ("version", "current", "time", "bytes", "tags", "lock", "catalog", "elsewhere")
     if not answer.versions:
         nothing = "cannot be asked" if answer.error else "none"
         return [{"site": answer.site, **dict.fromkeys(names), "version": nothing}]
@@ -93,6 +94,7 @@ def _rows(answer: "Answer") -> list[dict[str, Any]]:
             [f"{name}={value}" for name, value in sorted(tags.items())],
             _lock(version),
             _catalog(answer, version),
+            answer.elsewhere.get(version.version_id),
         )
         rows.append({"site": answer.site, **dict(zip(names, shown, strict=True))})
     return rows

@@ -9,9 +9,10 @@ that mint their own; *fact* what is known of one version; *record* all facts of 
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from entrepot.clock import derived_id, is_uuid
 from entrepot.codec.primitives import prefixed
@@ -22,6 +23,7 @@ SAMPLE_ALL = 1000
 
 _KEY = b"entrepot/1 key"
 _HEAD = struct.Struct(">BH").pack
+_COUNT = struct.Struct(">I").pack
 _NUMBERS = struct.Struct(">QQH").pack
 _NOTHING = bytes(6)  # three empty texts
 _MODES = {None: 0, LockMode.GOVERNANCE: 1, LockMode.COMPLIANCE: 2}
@@ -77,8 +79,7 @@ class Profile:
         return " ".join(words)
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """One version as it is compared; what the profile leaves out is empty.
 
     ``content`` is ``etag:`` or ``sha256:`` and the digest, and "" for a delete marker.
@@ -112,16 +113,14 @@ Facts = tuple[Fact, ...]
 def fact_of(version: Version, profile: Profile, *, sha256: str = "") -> Fact:
     """What the profile compares of a version; ``sha256`` in hexadecimal where it was read."""
     is_exact, is_object = profile.is_exact, not version.is_delete_marker
-    content = ""
-    if is_object:
-        content = f"sha256:{sha256}" if sha256 else f"etag:{version.etag}"
+    content = f"sha256:{sha256}" if sha256 else f"etag:{version.etag}"
     plain = (
         identity(version) if is_exact else "",
         version.mtime_ms if is_exact else 0,
         version.is_current,
         version.is_delete_marker,
         version.size_bytes if is_object else 0,
-        content,
+        content if is_object else "",
     )
     if not is_object or profile.level is Level.LISTING:
         return Fact(*plain)
@@ -145,7 +144,7 @@ def identity(version: Version) -> str:
     return str(derived_id("copy", *parts))
 
 
-def in_order(facts: Iterable[Fact], profile: Profile) -> Facts:
+def in_order(facts: Sequence[Fact], profile: Profile) -> Facts:
     """The facts that count, in the order of a record."""
     if not profile.has_history:
         return tuple(fact for fact in facts if fact.is_current and not fact.is_delete_marker)
@@ -154,7 +153,9 @@ def in_order(facts: Iterable[Fact], profile: Profile) -> Facts:
 
 def digest_of(key: bytes, facts: Facts) -> bytes:
     """SHA-256 of the record of a key."""
-    head = _KEY + prefixed(key) + struct.pack(">I", len(facts))
+    head = _KEY + prefixed(key) + _COUNT(len(facts))
+    if len(facts) == 1:  # nearly every one
+        return hashlib.sha256(head + facts[0].encoded()).digest()
     return hashlib.sha256(head + b"".join([fact.encoded() for fact in facts])).digest()
 
 

@@ -1,18 +1,22 @@
-"""One site's keys as they are compared, in key order, from one listing.
+"""The sites' keys as they are compared, in key order, from one listing of each.
+
+As long as all sites tell the same, page by page, they share one tree; where they part, each goes on
+with its own.
 
 What the listing does not tell and the profile wants is asked for version by version: headers,
 metadata, tags and locks where the endpoint has no listing with details, bytes at level ``CONTENT``.
 A listing that fails or is out of order is an error, never a shorter listing.
 
-Memory: one page of versions, one key's versions, and ``workers`` bodies of 1 MiB in flight.
+Memory: of each site two pages of versions, one key's versions, and ``workers`` bodies of 1 MiB in
+flight.
 """
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from entrepot.errors import (
     BucketNotFound,
@@ -20,7 +24,7 @@ from entrepot.errors import (
     NotFound,
     RetryableError,
 )
-from entrepot.replication.details import Details, closed
+from entrepot.replication.details import Details, ahead, closed, following, is_described
 from entrepot.replication.origins import unmarked
 from entrepot.replication.proof.record import (
     Fact,
@@ -37,9 +41,6 @@ from entrepot.replication.sites import Site
 from entrepot.replication.workers import side_by_side
 from entrepot.store.protocol import PAGE_MAX, Attributes, Page, Version
 
-REMEMBERED_MAX: Final = 5_000
-"""Entries whose facts are remembered: sites in step send the same bytes, some pages apart."""
-
 LOOK_SIZE: Final = 20
 """Entries of a page in which one key is looked up; few keys have more versions."""
 
@@ -51,39 +52,75 @@ Named = tuple[bytes, Fact]
 """A fact and the key that it is of, in UTF-8."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One key of a site; ``name`` is its UTF-8 form."""
 
     name: bytes
     facts: Facts
 
 
-class Memory:
-    """What sites in step would work out twice; shared by the readers of one comparison, bounded.
+@dataclass(slots=True)
+class Whole:
+    """Facts on their way to be keys: those of a key may lie on several pages."""
 
-    They send the same bytes for the same version, some pages apart.
-    """
+    profile: Profile
+    site: str
+    _all_count: bool = field(init=False)
+    _name: bytes = b""
+    _facts: tuple[Fact, ...] = ()
 
-    def __init__(self) -> None:
-        self._facts: dict[bytes, Named] = {}
-        self._digests: dict[bytes, tuple[Facts, bytes]] = {}
+    def __post_init__(self) -> None:
+        self._all_count = self.profile.has_history
 
-    def fact(self, token: bytes, make: Callable[[], Named]) -> Named:
-        """What a listing's entry says."""
-        if (known := self._facts.get(token)) is None:
-            known = self._facts[token] = make()
-            if len(self._facts) > REMEMBERED_MAX:
-                del self._facts[next(iter(self._facts))]
-        return known
+    def add(self, page: Sequence[Named]) -> list[Key]:
+        """The keys that are whole with this page.
 
-    def digest(self, key: Key) -> bytes:
-        """The digest of a key's record."""
-        if (known := self._digests.get(key.name)) is None or known[0] != key.facts:
-            known = self._digests[key.name] = key.facts, digest_of(key.name, key.facts)
-            if len(self._digests) > REMEMBERED_MAX:
-                del self._digests[next(iter(self._digests))]
-        return known[1]
+        Raises:
+            IntegrityError: the listing is out of order.
+        """
+        done: list[Key] = []
+        name, facts = self._name, self._facts
+        for key, fact in page:
+            if key == name:
+                facts = *facts, fact
+                continue
+            if key < name:
+                raise IntegrityError(
+                    "the endpoint's listing is not in key order",
+                    site=self.site,
+                    key=key.decode("utf-8", "replace"),
+                )
+            if len(facts) == 1 and self._all_count:
+                done.append(Key(name, facts))
+            elif counted := in_order(facts, self.profile):
+                done.append(Key(name, counted))
+            name, facts = key, (fact,)
+        self._name, self._facts = name, facts
+        return done
+
+    def rest(self) -> list[Key]:
+        """The last key."""
+        counted = in_order(self._facts, self.profile)
+        return [Key(self._name, counted)] if counted else []
+
+
+@dataclass(slots=True)
+class _Survey:
+    """Keys on their way into a tree."""
+
+    whole: Whole
+    tree: Tree
+
+    def add(self, page: Sequence[Named]) -> None:
+        self._grow(self.whole.add(page))
+
+    def root(self) -> Root:
+        self._grow(self.whole.rest())
+        return self.tree.root()
+
+    def _grow(self, keys: Sequence[Key]) -> None:
+        for name, facts in keys:
+            self.tree.add(name, digest_of(name, facts), versions=len(facts))
 
 
 @dataclass(slots=True)
@@ -94,26 +131,10 @@ class Reader:
     bucket: str
     profile: Profile
     workers: int
-    memory: Memory = field(default_factory=Memory)
     details: Details = field(init=False)
 
     def __post_init__(self) -> None:
-        self.details = Details(self.site, self.bucket)
-
-    async def survey(self, prefix: str = "") -> Root:
-        """All keys under ``prefix`` as one tree.
-
-        Raises:
-            IntegrityError: the listing is out of order, or empty where another one is not.
-        """
-        tree = Tree(self.profile, prefix=prefix.encode())
-        async with aclosing(self._batches(prefix)) as batches:
-            async for batch in batches:
-                for key in batch:
-                    tree.add(key.name, self.memory.digest(key), versions=len(key.facts))
-        if not tree.keys:
-            await self._check_empty(prefix)
-        return tree.root()
+        self.details = Details(self.site.store, self.bucket)
 
     async def look(self, name: bytes) -> Facts:
         """One key as it is now."""
@@ -149,53 +170,53 @@ class Reader:
         self, prefix: str, page_size: int = PAGE_MAX
     ) -> AsyncGenerator[list[Key], None]:
         """The same, page by page: a key counts with the page in which the next one begins."""
-        name, facts = b"", list[Fact]()
-        async with aclosing(self._facts(prefix, page_size)) as pages:
+        whole = Whole(self.profile, self.site.name)
+        async with aclosing(self.pages(prefix, page_size)) as pages:
             async for page in pages:
-                done: list[Key] = []
-                for key, fact in page:
-                    if key == name:
-                        facts.append(fact)
-                        continue
-                    self._end(name, facts, key, done)
-                    name, facts = key, [fact]
-                yield done
-        last: list[Key] = []
-        self._end(name, facts, name, last)
-        yield last
+                yield whole.add(await self.facts(page))
+        yield whole.rest()
 
-    def _end(self, name: bytes, facts: Sequence[Fact], key: bytes, done: list[Key]) -> None:
-        """Add a key whose facts are all there to those that are done; ``key`` is the next one."""
-        if key < name:
-            raise IntegrityError(
-                "the endpoint's listing is not in key order",
-                site=self.site.name,
-                key=key.decode("utf-8", "replace"),
-            )
-        if counted := in_order(facts, self.profile):
-            done.append(Key(name, counted))
-
-    async def _facts(self, prefix: str, page_size: int) -> AsyncGenerator[list[Named], None]:
+    def pages(self, prefix: str, page_size: int = PAGE_MAX) -> AsyncGenerator[Page, None]:
+        """The listing that the profile needs."""
         is_listing = self.profile.level is Level.LISTING
-        listing = self.details.pages(prefix, page_size=page_size, details=not is_listing)
-        async with aclosing(listing) as pages:
-            async for page in pages:
-                yield self._listed(page) if is_listing else await self._whole(page.versions)
+        return self.details.pages(prefix, page_size=page_size, details=not is_listing)
 
-    def _listed(self, page: Page) -> list[Named]:
-        def decoded(token: bytes) -> Named:
-            version = page.decode(token)
-            return _name(version), self._fact(version)
+    async def facts(self, page: Page) -> list[Named]:
+        """What a page says, and what is asked for beside it; without what is gone by now."""
+        if self.profile.level is Level.LISTING:
+            return self.listed(page)
+        versions = page.versions
+        await self.details.check(versions)
+        return self.described(versions) if self.tells(versions) else await self._whole(versions)
 
-        fact = self.memory.fact
-        return [fact(token, partial(decoded, token)) for token in page.tokens]
+    def listed(self, page: Page) -> list[Named]:
+        """What a page says by itself."""
+        usual = page.usual if self.profile.is_exact else None
+        found: list[Named] = []
+        for token in page.tokens:
+            if usual and (fields := usual(token)):
+                key, version_id, time_ms, size_bytes, etag, is_current = fields
+                fact = Fact(version_id, time_ms, is_current, False, size_bytes, "etag:" + etag)
+                found.append((key, fact))
+            else:
+                version = page.decode(token)
+                found.append((_name(version), self._fact(version)))
+        return found
+
+    def tells(self, versions: Sequence[Version]) -> bool:
+        """Whether these say all that the profile compares beyond a listing's own."""
+        is_enough = self.profile.level is Level.ATTRIBUTES and self.details.tells
+        return is_enough and all(map(is_described, versions))
+
+    def described(self, versions: Sequence[Version]) -> list[Named]:
+        """What versions say that tell it all."""
+        return [(_name(version), self._fact(_unmarked(version))) for version in versions]
 
     def _fact(self, version: Version, *, sha256: str = "") -> Fact:
         return fact_of(version, self.profile, sha256=sha256)
 
     async def _whole(self, versions: Sequence[Version]) -> list[Named]:
         """Facts of the versions, in order, without those that are gone by now."""
-        await self.details.check(versions)
         found: list[Named | None] = [None] * len(versions)
         waiting = iter(enumerate(versions))
 
@@ -224,8 +245,7 @@ class Reader:
         """The version with its attributes and lock, without the mark of a copy."""
         if version.is_delete_marker:
             return version
-        version = await self.details.of(version)
-        return replace(version, attributes=unmarked(version.attributes or Attributes()))
+        return _unmarked(await self.details.of(version))
 
     async def sha256(self, version: Version) -> str:
         """SHA-256 of the stored bytes, read now; again where the connection breaks."""
@@ -273,7 +293,7 @@ class Reader:
             )
         return digest.hexdigest()
 
-    async def _check_empty(self, prefix: str) -> None:
+    async def check_empty(self, prefix: str) -> None:
         """Ask another way before nothing counts as nothing."""
         async for page in self.site.store.list(self.bucket, prefix=prefix, page_size=1):
             if page.tokens:
@@ -285,5 +305,77 @@ class Reader:
                 )
 
 
+def _unmarked(version: Version) -> Version:
+    """The version without the mark of a copy."""
+    attributes = version.attributes or Attributes()
+    bare = unmarked(attributes)
+    return version if bare is attributes else replace(version, attributes=bare)
+
+
 def _name(version: Version) -> bytes:
     return version.key.encode("utf-8", "surrogateescape")
+
+
+async def survey(readers: Mapping[str, Reader], prefix: str = "") -> dict[str, Root]:
+    """All keys under ``prefix`` at each of the sites, as trees.
+
+    Raises:
+        IntegrityError: a listing is out of order, or empty where another one is not.
+    """
+    async with AsyncExitStack() as stack:
+        listings = []
+        for reader in readers.values():
+            pages = await stack.enter_async_context(aclosing(reader.pages(prefix)))
+            listings.append(await stack.enter_async_context(aclosing(ahead(pages))))
+        roots = await _surveyed(list(readers.values()), listings, prefix.encode())
+    for reader, root in zip(readers.values(), roots, strict=True):
+        if not root.keys:
+            await reader.check_empty(prefix)
+    return dict(zip(readers, roots, strict=True))
+
+
+async def _surveyed(
+    readers: Sequence[Reader], listings: Sequence[AsyncGenerator[Page, None]], prefix: bytes
+) -> list[Root]:
+    profile = readers[0].profile
+    common = _Survey(Whole(profile, readers[0].site.name), Tree(profile, prefix=prefix))
+    while True:
+        pages = await side_by_side(map(following, listings))
+        told = await _told(readers, pages)
+        if any(each != told[0] for each in told[1:]):
+            break
+        if told[0] is None:
+            return [common.root()] * len(readers)
+        common.add(told[0])
+
+    async def go_on(
+        reader: Reader, listing: AsyncGenerator[Page, None], page: list[Named] | None
+    ) -> Root:
+        own = deepcopy(common)
+        own.whole.site = reader.site.name
+        own.add(page or [])
+        async for later in listing:
+            own.add(await reader.facts(later))
+        return own.root()
+
+    return await side_by_side(map(go_on, readers, listings, told))
+
+
+async def _told(
+    readers: Sequence[Reader], pages: Sequence[Page | None]
+) -> list[list[Named] | None]:
+    """What each site's page says, once where they sent the same bytes and these say it all."""
+    first = pages[0]
+    if first and all(
+        page and page.decode == first.decode and page.tokens == first.tokens for page in pages
+    ):
+        if readers[0].profile.level is Level.LISTING:
+            return [readers[0].listed(first)] * len(readers)
+        versions = first.versions
+        if all(reader.tells(versions) for reader in readers):
+            return [readers[0].described(versions)] * len(readers)
+
+    async def tell(reader: Reader, page: Page | None) -> list[Named] | None:
+        return None if page is None else await reader.facts(page)
+
+    return await side_by_side(map(tell, readers, pages))

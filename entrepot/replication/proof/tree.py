@@ -17,7 +17,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from entrepot.codec.primitives import prefixed
 from entrepot.errors import IntegrityError
@@ -26,10 +26,11 @@ from entrepot.replication.proof.record import Profile
 SKETCH_MAX: Final = 1024
 EMPTY: Final = bytes(32)
 """Stands for the digest of no keys."""
+_NODE = b"entrepot/1 node"
+_COUNT = struct.Struct(">H").pack
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(NamedTuple):
     """What lies below one next byte: its digest, and the longest prefix of all of it."""
 
     prefix: bytes
@@ -139,14 +140,13 @@ class Tree:
     def _close(self, node: _Node, child: Child, keys: int) -> tuple[Child, int]:
         _attach(node, child, keys)
         prefix = self._last[: node.depth]
-        digest = hashlib.sha256(b"entrepot/1 node")
-        digest.update(prefixed(prefix))
-        digest.update(b"\0" if node.own is None else b"\1" + node.own)
-        digest.update(struct.pack(">H", len(node.children)))
-        digest.update(b"".join([each.digest for each in node.children.values()]))
+        pieces = [_NODE, prefixed(prefix), b"\0" if node.own is None else b"\1" + node.own]
+        pieces.append(_COUNT(len(node.children)))
+        pieces += [each.digest for each in node.children.values()]
+        digest = hashlib.sha256(b"".join(pieces)).digest()
         if node.keys >= self._least or prefix == self._prefix:
             self._keep(prefix, Branch(node.own, node.children, node.keys))
-        return Child(prefix, digest.digest()), node.keys
+        return Child(prefix, digest), node.keys
 
     def _keep(self, prefix: bytes, branch: Branch) -> None:
         self._sketch[prefix] = branch

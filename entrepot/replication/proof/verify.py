@@ -26,7 +26,7 @@ from entrepot.replication.apply import md5_of
 from entrepot.replication.proof.compare import Difference, Kind, differences
 from entrepot.replication.proof.drill import Place, places
 from entrepot.replication.proof.record import SAMPLE_ALL, Aspect, Fact, Facts, Level, Profile
-from entrepot.replication.proof.survey import Key, Memory, Reader
+from entrepot.replication.proof.survey import Key, Reader, survey
 from entrepot.replication.proof.tree import Root
 from entrepot.replication.sites import Site, check_bucket
 from entrepot.replication.workers import side_by_side
@@ -130,13 +130,11 @@ async def verify(
     await side_by_side(check_bucket(site, bucket) for site in sites)
     sites = sorted(sites, key=lambda site: site.name)
     for left in reversed(range(ROUNDS)):
-        memory = Memory()
         readers = {
-            site.name: Reader(site, bucket, comparison.profile, comparison.workers, memory)
+            site.name: Reader(site, bucket, comparison.profile, comparison.workers)
             for site in sites
         }
-        found = await side_by_side(reader.survey(prefix) for reader in readers.values())
-        roots = dict(zip(readers, found, strict=True))
+        roots = await survey(readers, prefix)
         proof = _proof(roots, comparison)
         if proof.digest is not None:
             return proof

@@ -166,7 +166,8 @@ class Channel:
 
     async def _woken(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # ``wait_for`` may lose a cancellation
+                await self._wake.wait()
 
     async def _bring(self, events: Sequence[Waiting]) -> None:
         ids = [each.id for each in events]

@@ -1,12 +1,14 @@
 """One endpoint over HTTP: a bounded pool, one signed request, every failure as our own error.
 
-Nothing here retries. The pool holds at most ``max_connections`` sockets; a reply that is an
-error is read up to 64 KiB, a reply that is XML up to 16 MiB (a page of 1,000 versions with the
-longest keys needs about 4).
+Nothing here retries. Silence has a limit in both directions: aiohttp's while an answer is awaited,
+the kernel's while a body is sent, where aiohttp has none. The pool holds at most
+``max_connections`` sockets; a reply that is an error is read up to 64 KiB, a reply that is XML up
+to 16 MiB (a page of 1,000 versions with the longest keys needs about 4).
 """
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from html import unescape
@@ -21,6 +23,7 @@ from entrepot.errors import (
     AccessDenied,
     AlreadyExists,
     BucketNotFound,
+    DeleteMarker,
     EntrepotError,
     IntegrityError,
     InvalidInput,
@@ -55,7 +58,7 @@ _BY_CODE: Mapping[str, type[EntrepotError]] = {
     # A gateway over files: where one lies no folder can be, and the reverse. It says 409.
     "ExistingObjectIsDirectory": InvalidInput,
     "InvalidAccessKeyId": AccessDenied,
-    "InvalidDigest": InvalidInput,
+    "InvalidDigest": IntegrityError,  # Garage's word for BadDigest; S3's for one that is none
     "MethodNotAllowed": NotFound,  # GET or HEAD of a delete marker by its version id
     "NoSuchBucket": BucketNotFound,
     "NoSuchKey": NotFound,
@@ -126,13 +129,16 @@ class Endpoint:
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s
         )
+        self._silence_ms = round(1000 * read_timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     def _open(self) -> aiohttp.ClientSession:
         # Made on first use: a session belongs to the running loop.
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limit, ttl_dns_cache=30),
+                connector=aiohttp.TCPConnector(
+                    limit=self._limit, ttl_dns_cache=30, socket_factory=self._socket
+                ),
                 timeout=self._timeout,
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -143,6 +149,13 @@ class Endpoint:
             # conditional PUT whose answer was lost, or a stream that is half consumed.
             self._session._retry_connection = False
         return self._session
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = address
+        made = socket.socket(family, kind, protocol)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._silence_ms)
+        return made
 
     async def close(self) -> None:
         if self._session is not None:
@@ -264,7 +277,11 @@ async def _read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
 async def _error_of(reply: aiohttp.ClientResponse, where: Mapping[str, str]) -> EntrepotError:
     body = await reply.content.read(ERROR_MAX_BYTES)
     code = _first(_CODE, body) or reply.headers.get("x-minio-error-code", "")
-    return error_for(reply.status, code, _first(_MESSAGE, body), where)
+    error = error_for(reply.status, code, _first(_MESSAGE, body), where)
+    if type(error) is NotFound and reply.headers.get("x-amz-delete-marker") == "true":
+        version = reply.headers.get("x-amz-version-id", "")
+        return DeleteMarker(error.message, hint=error.hint, **error.fields, version=version)
+    return error
 
 
 def _first(pattern: re.Pattern[bytes], body: bytes) -> str:

@@ -16,9 +16,18 @@ from html import unescape
 from urllib.parse import unquote_plus
 
 from entrepot.errors import IntegrityError
-from entrepot.store.protocol import NULL_VERSION, Page, Version
+from entrepot.store.protocol import NULL_VERSION, Page, Usual, Version
 
 _FIELDS = re.compile(rb"<(Key|LastModified|ETag|Size|IsLatest|VersionId)>([^<]*)</")
+_USUAL = re.compile(
+    # MinIO's order, a key without escapes, a UUID; half the time of the general way (measured).
+    rb"<Version><Key>([^<&%+]+)</Key><LastModified>([^<&]+)</LastModified>"
+    rb'<ETag>&#34;([^<&"]*)&#34;</ETag><Size>([0-9]+)</Size>'
+    rb"<Owner><ID>[^<]*</ID><DisplayName>[^<]*</DisplayName></Owner>"
+    rb"<StorageClass>[^<]*</StorageClass>(?:<Internal><K>[^<]*</K><M>[^<]*</M></Internal>)?"
+    rb"<IsLatest>(true|false)</IsLatest>"
+    rb"<VersionId>([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})</VersionId>"
+)
 _ENTRY = re.compile(
     rb"(<(Version|DeleteMarker|Contents|CommonPrefixes)>.*?)</\2>",
     re.DOTALL,
@@ -121,7 +130,7 @@ def current_page(body: bytes) -> Page:
 
 def versions_page(body: bytes) -> Page:
     """A page of ListObjectVersions."""
-    return Page(tokens=_tokens(body, b"Version"), decode=decode)
+    return Page(tokens=_tokens(body, b"Version"), decode=decode, usual=usual)
 
 
 def _tokens(body: bytes, plain: bytes) -> Sequence[bytes]:
@@ -166,8 +175,10 @@ def decode(token: bytes) -> Version:
         found = _PREFIX.search(token)
         prefix = unquote_plus(unescape(found[1].decode())) if found else ""
         return Version(key=prefix, version_id="", mtime_ms=0)
-    fields = dict(_FIELDS.findall(token))
     try:
+        if told := usual(token):
+            return Version(told[0].decode(), *told[1:])
+        fields = dict(_FIELDS.findall(token))
         when = datetime.fromisoformat(fields[b"LastModified"].decode())
         return Version(
             key=unquote_plus(unescape(fields[b"Key"].decode())),
@@ -183,3 +194,12 @@ def decode(token: bytes) -> Version:
             "the endpoint's listing has an entry that cannot be read",
             entry=token[:300].decode("utf-8", "replace"),
         ) from error
+
+
+def usual(token: bytes) -> Usual | None:
+    """The first fields of what ``decode`` would say, where nothing is unusual about the entry."""
+    if (found := _USUAL.fullmatch(token)) is None:
+        return None
+    key, when, etag, size, is_latest, version_id = found.groups()
+    time_ms = round(datetime.fromisoformat(when.decode()).timestamp() * 1000)
+    return key, version_id.decode(), time_ms, int(size), etag.decode(), is_latest == b"true"

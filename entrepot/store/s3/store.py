@@ -222,26 +222,15 @@ class S3Store(S3Buckets, S3Uploads, S3Locks, S3Settings):
     ) -> Version | None:
         """See ``ObjectStore.delete``."""
         check_key(key)
-        headers = origin_to_headers(origin) | (BYPASS if bypass else {})
         if origin:
-            marker = Version(
-                key=key,
-                version_id=origin.version_id,
-                mtime_ms=origin.mtime_ms,
-                is_delete_marker=True,
-            )
-            # The endpoint toggles: the same request again would remove the marker (tried). Two
-            # writers between this look and the request can still meet; the next sweep heals it.
-            if await self._exists(bucket, key, origin.version_id):
-                return marker
-            headers["x-minio-source-deletemarker"] = "true"
-            headers["x-amz-replication-status"] = "REPLICA"
-            version_id = origin.version_id
+            return await self._mark(bucket, key, origin)
         async with self._endpoint.request(
-            "DELETE", bucket, key, query=version_query(version_id), headers=headers
+            "DELETE",
+            bucket,
+            key,
+            query=version_query(version_id),
+            headers=BYPASS if bypass else {},
         ) as reply:
-            if origin:
-                return marker
             if version_id or reply.headers.get("x-amz-delete-marker") != "true":
                 return None
             return Version(
@@ -250,6 +239,29 @@ class S3Store(S3Buckets, S3Uploads, S3Locks, S3Settings):
                 mtime_ms=round(self._now_s() * 1000),
                 is_delete_marker=True,
             )
+
+    async def _mark(self, bucket: str, key: str, origin: Origin) -> Version:
+        """Add a delete marker of that id and time.
+
+        The endpoint toggles: the same request again removes the marker (tried), and no header
+        prevents that (read in its source). So we look first; two writers that both looked before
+        either had written are found by a look afterwards, and try again.
+        """
+        marker = Version(key, origin.version_id, origin.mtime_ms, is_delete_marker=True)
+        if await self._exists(bucket, key, origin.version_id):
+            return marker
+        headers = origin_to_headers(origin) | {
+            "x-minio-source-deletemarker": "true",
+            "x-amz-replication-status": "REPLICA",
+        }
+        query = version_query(origin.version_id)
+        await self._endpoint.text("DELETE", bucket, key, query=query, headers=headers)
+        # What ends in a slash has no versions there, so no marker either.
+        if not key.endswith("/") and not await self._exists(bucket, key, origin.version_id):
+            raise Unavailable(
+                "another writer of the same delete marker undid it", bucket=bucket, key=key
+            )
+        return marker
 
     async def _exists(self, bucket: str, key: str, version_id: str) -> bool:
         """Whether a version is there, delete markers included (a HEAD of one answers 405)."""

@@ -7,6 +7,7 @@ standard library's ``tarfile`` writes the same and takes ten times as long (meas
 
 import posixpath
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from entrepot.store.protocol import Item
 from entrepot.store.s3.headers import attributes_to_headers
@@ -63,6 +64,7 @@ def _records(records: Mapping[str, str]) -> bytes:
     return b"".join(lines)
 
 
+@lru_cache(maxsize=256)
 def _header(kind: bytes, size_bytes: int) -> bytes:
     # Name, time and owner are in the pax records, or of no interest.
     start = b"entry".ljust(100, b"\0") + b"0000644\0" + 2 * b"0000000\0"

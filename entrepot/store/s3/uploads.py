@@ -1,5 +1,6 @@
 """Multipart uploads over S3."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -18,6 +19,7 @@ from entrepot.store.protocol import (
     Upload,
     Version,
 )
+from entrepot.store.s3 import trailer
 from entrepot.store.s3.documents import pages, parse, result, text
 from entrepot.store.s3.headers import attributes_to_headers, origin_to_headers
 from entrepot.store.s3.http import Endpoint, check_key
@@ -55,13 +57,16 @@ class S3Uploads:
         source: Source,
         *,
         size_bytes: int | None = None,
+        crc32c: Callable[[], int] | None = None,
     ) -> Part:
         """See ``BucketStore.part``."""
         query = {"partNumber": str(number), "uploadId": upload_id}
         size = body_size(source, size_bytes)
         headers = {"content-length": str(size)}
+        if crc32c is not None and isinstance(source, bytes):
+            headers[trailer.NAME], crc32c = trailer.checksum(crc32c()), None
         async with self._endpoint.request(
-            "PUT", bucket, key, query=query, headers=headers, body=source
+            "PUT", bucket, key, query=query, headers=headers, body=source, crc32c=crc32c
         ) as reply:
             return Part(number, reply.headers.get("ETag", "").strip('"'), size)
 

@@ -97,14 +97,14 @@ class Told:
             found = {site: await self.history(site, bucket) for site in self.users}
             raise AssertionError(found) from None
 
-    async def quiet(self) -> None:
+    async def quiet(self, *, timeout_s: float = 20.0) -> None:
         """Wait until no store has anything to tell, and nothing waits in an outbox."""
 
         async def nothing_is_queued() -> bool:
             return not any(any(queue_of(each).rglob("*.event")) for each in self.servers.values())
 
         await until(nothing_is_queued, timeout_s=60)
-        await drained(self.world)
+        await drained(self.world, timeout_s=timeout_s)
 
     async def shipped(self, rule: str) -> dict[str, int]:
         """How many events each site brought to the others, by where they were made."""
@@ -126,6 +126,7 @@ def queue_of(server: MinioServer) -> Path:
 async def gateway(
     *,
     port: int,
+    host: str = HOST,
     control_dsn: str,
     servers: Mapping[str, MinioServer],
     dsns: Mapping[str, str],
@@ -156,7 +157,7 @@ async def gateway(
         metrics=metrics,
         body_timeout_s=2.0,
     )
-    with listen(HOST, port) as listener:
+    with listen(host, port) as listener:
         server = make_server(app)
         task = asyncio.create_task(server._serve([listener]))
 

@@ -14,7 +14,9 @@ from entrepot.catalog.streams import windows
 from entrepot.embedded.minio import MinioServer
 from entrepot.errors import Fenced
 from entrepot.objects.service import Objects
+from entrepot.objects.shipping import Shipping
 from entrepot.objects.writes import Wish
+from entrepot.replication.stream.channel import Channel
 from entrepot.replication.stream.engine import KIND, Ended, Route, forget_others, subscribe_site
 from entrepot.store.protocol import Attributes
 from entrepot.store.s3 import S3Store
@@ -22,6 +24,7 @@ from entrepot.testing.proxy import BreakableProxy
 from tests.objects.conftest import KINDS
 from tests.objects.worlds import new_bucket_name
 from tests.replication.stream.worlds import (
+    QUICK,
     Place,
     World,
     assert_equal,
@@ -200,6 +203,21 @@ async def test_a_run_gives_way_to_the_next(world: World) -> None:
 
 async def _is_recorded(world: World, rule: str, *, shipped: int) -> bool:
     return sum(each.shipped for each in await windows(world.control, rule)) == shipped
+
+
+async def test_a_channel_that_is_woken_as_it_ends_does_end(world: World) -> None:
+    for turns in range(3):
+        carrier = Shipping(world.open_site, source="site-a", target="site-b", rule="nobody")
+        channel = Channel("nobody>site-b", carrier, options=QUICK, guard=lambda: None)
+        task = asyncio.create_task(channel.run())
+        await asyncio.sleep(0.2)  # it has looked, and waits
+        channel.wake()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        task.cancel()
+        assert done
 
 
 async def test_a_rule_that_changed_ends_its_stream(world: World) -> None:

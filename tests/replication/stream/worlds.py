@@ -153,13 +153,13 @@ async def until(holds: Callable[[], Awaitable[bool]], *, timeout_s: float = 20.0
             await asyncio.sleep(0.02)
 
 
-async def drained(world: World) -> None:
+async def drained(world: World, *, timeout_s: float = 20.0) -> None:
     """Wait until nothing waits anywhere."""
 
     async def nothing_waits() -> bool:
         return await world.backlog() == 0
 
-    await until(nothing_waits)
+    await until(nothing_waits, timeout_s=timeout_s)
 
 
 async def assert_equal(world: World, bucket: str, *, count: int) -> None:

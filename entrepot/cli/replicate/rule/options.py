@@ -13,6 +13,7 @@ TRAVELS: Final = ("delete-markers", "version-deletes", "metadata", "tags", "lock
 _PLAIN: Final = (
     "prefix",
     "drift",
+    "peer_reads",
     "max_delete_share",
     "max_delete_count",
     "bytes_per_s",
@@ -54,6 +55,11 @@ _OPTIONS: Final = (
         multiple=True,
         metavar="[PREFIX=]POLICY",
         help="Who wins a conflict, such as logs/=keep-both.",
+    ),
+    click.option(
+        "--peer-reads/--no-peer-reads",
+        default=None,
+        help="Whether a read that misses is served from another site.",
     ),
     click.option("--rpo", metavar="DURATION", help="Within which a write is everywhere."),
     click.option("--max-delete-share", type=float, help="Above it a sweep stops and asks."),
