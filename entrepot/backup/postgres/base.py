@@ -37,6 +37,9 @@ SITE: Final = "postgres"
 WAL_WAIT_S: Final = 60.0
 """For the last segment of a backup, where the server does not wait for it itself (a standby)."""
 
+_FAILS: Final = (
+    "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver"
+)
 _OPTIONS: Final = (
     "--pgdata=-",
     "--format=tar",
@@ -151,6 +154,12 @@ async def _check(archive: WalArchive, cluster: Cluster) -> int:
         raise InvalidInput(
             "the vault has the WAL of another cluster under that name",
             hint="give each cluster a name of its own in backup.clusters",
+            cluster=cluster.name,
+        )
+    if await cluster.ask(_FAILS):
+        raise SetupError(
+            "the server's archive_command fails, and a base backup would wait for it",
+            hint="its log says why; is the helper up? entrepot backup wal serve",
             cluster=cluster.name,
         )
     spaces = await cluster.ask("SELECT count(*) FROM pg_tablespace WHERE spcname !~ '^pg_'")

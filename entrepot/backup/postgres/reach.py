@@ -60,6 +60,14 @@ async def plan_restore(
     raise refused
 
 
+async def latest_time(archive: WalArchive) -> datetime | None:
+    """The last end of a transaction that a restore would bring back; ``None`` without any."""
+    try:
+        return (await plan_restore(archive, Target())).stop_time
+    except NotFound:
+        return None
+
+
 async def _stop(wal: "Wal", target: Target) -> tuple[int, datetime | None] | None:
     """Where recovery stops, and which time that is; ``None`` where it would not."""
     end = (wal.chain[-1].number + 1) * wal.files.segment_bytes

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,27 @@ def sql(server: PostgresServer, statement: str) -> Any:
     return row[0] if row else None
 
 
+def test_from_nothing_to_a_plan(typed: Typed, server: PostgresServer, open_dir: Path) -> None:
+    assert "wal enable" in typed("backup", "wal", "status", code=1)
+    assert "no answer" in typed("backup", "wal", "push", "/dev/null", "--socket", "/none", code=1)
+    with helper(typed):
+        enabled = typed.json("backup", "wal", "enable")
+        assert sql(server, "SHOW archive_command") == enabled["archive_command"]
+        snapshot = typed.json("backup", "postgres", "create")["snapshot"]
+        before = sql(server, "SELECT clock_timestamp()")
+        typed("backup", "postgres", "point", "here")
+    latest = datetime.fromisoformat(typed.json("backup", "wal", "status")["latest_time"])
+    assert before <= latest <= before + timedelta(minutes=5)
+    restore = ("backup", "postgres", "restore", str(open_dir / "x"), "--dry-run")
+    assert typed.json(*restore, "--point", "here")["snapshots"] == [snapshot]
+    assert "does not reach the target" in typed(*restore, "--point", "elsewhere", code=1)
+    assert "its zone" in typed(*restore, "--time", "2026-01-01T00:00:00", code=2)
+
+
+@pytest.mark.nightly
 def test_from_nothing_to_a_restored_cluster(
     typed: Typed, server: PostgresServer, open_dir: Path
 ) -> None:
-    assert "wal enable" in typed("backup", "wal", "status", code=1)
-    assert "no answer" in typed("backup", "wal", "push", "/dev/null", "--socket", "/none", code=1)
     with helper(typed) as first:
         enabled = typed.json("backup", "wal", "enable", "--timeout", "30")
         assert sql(server, "SHOW archive_timeout") == "30s"

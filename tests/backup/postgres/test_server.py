@@ -83,7 +83,10 @@ async def looked(path: Path, world: World, query: str = ROWS) -> list[object]:
 
 
 async def test_a_time_from_an_incremental_backup(world: World, history: History) -> None:
+    left = world.folder / ".at-t1.restoring" / "0"  # of a restore that was killed
+    await asyncio.to_thread(left.mkdir, parents=True)
     path = await restored(world, Target(time=history.t1), "at-t1")
+    assert not await asyncio.to_thread(left.parent.exists)
     assert await looked(path, world) == [(2001, 2001)]
 
 
@@ -237,6 +240,7 @@ async def _dump_of(world: World) -> str:
     return next(each.snapshot for each in found if each.method is Method.DUMP)
 
 
+@pytest.mark.nightly
 async def test_a_store_that_is_away_costs_no_segment(minio_a: MinioServer, open_dir: Path) -> None:
     """Postgres keeps what could not be stored, and it is there in the end, each segment once."""
     host, _, port = minio_a.endpoint.removeprefix("http://").rpartition(":")

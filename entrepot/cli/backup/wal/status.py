@@ -37,6 +37,7 @@ def status_command(*, cluster_name: str | None, config_path: Path | None, as_jso
         answer(found["runs"], as_json=False, empty="no WAL")
         answer(found["gaps"], as_json=False, empty="no gaps")
         answer(found["backups"], as_json=False, empty="no base backup")
+        click.echo(f"latest restorable time: {found['latest_time'] or 'none'}")
     if found["gaps"] or not any(row["restorable_to"] for row in found["backups"]):
         raise SystemExit(1)
 
@@ -45,6 +46,7 @@ async def state_of(archive: "WalArchive") -> dict[str, Any]:
     """What the command says; ``restorable_to`` is an LSN, null where a backup lacks WAL."""
     from entrepot.backup.postgres.base import backups_of
     from entrepot.backup.postgres.plan import Method, wal_from
+    from entrepot.backup.postgres.reach import latest_time
     from entrepot.backup.postgres.wal import lsn_text
 
     files = await archive.files()
@@ -66,8 +68,10 @@ async def state_of(archive: "WalArchive") -> dict[str, Any]:
                 "timeline": along,
             }
         )
+    latest = await latest_time(archive)
     return {
         "cluster": archive.cluster,
+        "latest_time": latest and latest.isoformat(timespec="milliseconds"),
         "system_identifier": str(system),
         "runs": [_row(files, each) for each in files.runs],
         "gaps": [_row(files, each) for each in files.gaps],
