@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+from typing import Any
 
 ABSENT = 1
 FATAL = 200
@@ -86,5 +87,13 @@ def main(arguments: "list[str]") -> int:
     return 0
 
 
+def _end(kind: Any, error: Any, trace: Any) -> None:
+    """Where Python would end with 1, which says that there is no such file."""
+    sys.__excepthook__(kind, error, trace)
+    sys.stderr.flush()
+    os._exit(FATAL if "fetch" in sys.argv else 1)
+
+
 if __name__ == "__main__":
+    sys.excepthook = _end
     sys.exit(main(sys.argv[1:]))

@@ -148,43 +148,36 @@ def wal_from(backup: BaseBackup, files: WalSet, *, timeline: int) -> list[Segmen
     return chain if chain and chain[-1].number >= needed else []
 
 
-def chosen_timeline(backup: BaseBackup, files: WalSet, timeline: int | None) -> int:
-    """The timeline to recover along: that one, else the newest that goes through the backup."""
-    newest = files.newest_after(backup.timeline, backup.stop_lsn)
+def chosen_timeline(backup: BaseBackup, files: WalSet, timeline: int | None) -> int | None:
+    """The timeline to recover along: that one, else the newest that goes through the backup.
+
+    ``None`` where the backup does not lie on that one.
+    """
     if timeline is None:
-        return newest
-    path = dict(files.path(timeline))
-    begins = [begin for tl, begin in files.path(timeline) if tl > backup.timeline]
-    if backup.timeline not in path or (begins and begins[0] < backup.stop_lsn):
-        raise InvalidInput(
-            "no backup before the target lies on that timeline",
-            hint="entrepot backup wal status names the timelines",
-            timeline=timeline,
-        )
-    return timeline
+        return files.newest_after(backup.timeline, backup.stop_lsn)
+    path = files.path(timeline)
+    later = [begin for each, begin in path if each > backup.timeline]
+    on_it = any(each == backup.timeline for each, _ in path)
+    return timeline if on_it and min(later, default=backup.stop_lsn) >= backup.stop_lsn else None
 
 
-def refusal(target: Target, files: WalSet, chain: list[Segment], first_lsn: int) -> NotFound:
+def refusal(
+    target: Target, files: WalSet, chain: list[Segment], backup: BaseBackup, *, timeline: int
+) -> NotFound:
     """Why a target cannot be had: WAL is missing, or ends before it."""
-    reached = (chain[-1].number + 1) * files.segment_bytes if chain else first_lsn
-    timelines = {segment.timeline for segment in chain}
-    newest = max(timelines, default=0)
-    later = [s for s in files.segments if s.timeline >= newest and s.number > reached_number(chain)]
-    fields = {"target": str(target), "covered_until": lsn_text(reached)}
-    if chain and later:
-        missing = files.name(Segment(newest, reached_number(chain) + 1))
+    number = chain[-1].number + 1 if chain else backup.start_lsn // files.segment_bytes
+    covered = lsn_text(number * files.segment_bytes) if chain else "nothing"
+    if any(s.timeline == timeline and s.number > number for s in files.segments):
+        missing = files.name(Segment(files.timeline_at(number, timeline), number))
         return NotFound(
             "the target lies behind a gap of the archived WAL",
             hint=f"{missing} is missing: take an earlier target, or one after the next backup",
-            **fields,
+            target=str(target),
+            covered_until=covered,
         )
     return NotFound(
         "the archived WAL does not reach the target",
         hint="entrepot backup wal status says what is covered",
-        **fields,
+        target=str(target),
+        covered_until=covered,
     )
-
-
-def reached_number(chain: list[Segment]) -> int:
-    """The number of the last segment; -1 for none."""
-    return chain[-1].number if chain else -1

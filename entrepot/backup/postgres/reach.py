@@ -23,7 +23,7 @@ from entrepot.backup.postgres.plan import (
 )
 from entrepot.backup.postgres.scan import Mark
 from entrepot.backup.postgres.wal import Segment, WalSet
-from entrepot.errors import NotFound
+from entrepot.errors import InvalidInput, NotFound
 
 KEPT_SEGMENTS: Final = 4
 """Of which the marks are kept: up to some 30 MB each."""
@@ -49,15 +49,20 @@ async def plan_restore(
     refused: NotFound | None = None
     for backup in fit:
         along = chosen_timeline(backup, files, timeline)
+        if along is None:
+            continue
         chain = wal_from(backup, files, timeline=along)
         stop = await _stop(Wal(archive, files, chain), target) if chain else None
         if stop and (target.lsn is not None or stop[0] >= backup.stop_lsn):
             read = [each for each in chain if each.number * files.segment_bytes <= stop[0]]
             names = tuple(map(files.name, read))
             return RestorePlan(target, with_bases(backup, backups), along, names, *stop)
-        refused = refused or refusal(target, files, chain, backup.start_lsn)
-    assert refused
-    raise refused
+        refused = refused or refusal(target, files, chain, backup, timeline=along)
+    raise refused or InvalidInput(
+        "no backup before the target lies on that timeline",
+        hint="entrepot backup wal status names the timelines",
+        timeline=timeline,
+    )
 
 
 async def latest_time(archive: WalArchive) -> datetime | None:

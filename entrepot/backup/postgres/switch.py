@@ -4,6 +4,7 @@ Invariant: archiving counts as on only when a segment of that moment has come to
 """
 
 import asyncio
+import os
 import shlex
 import shutil
 import subprocess
@@ -42,13 +43,15 @@ def commands_at(address: Path, *, owner: tuple[int, int] | None = None) -> Comma
     can be run by it.
     """
     script = address.parent / CLIENT_NAME
-    if script.exists():
-        script.unlink()
-    shutil.copyfile(client.__file__, script)
-    script.chmod(0o755)
+    made = script.with_suffix(f".{os.getpid()}")
+    shutil.copyfile(client.__file__, made)
+    made.chmod(0o755)
+    made.replace(script)  # in one step: a recovery may be about to start it
     python = _python_for(script, owner)
     start = " ".join(_quoted(part) for part in (python, "-I", str(script), str(address)))
-    return Commands(f'{start} push "%p"', f'{start} fetch %f "%p"')
+    # What fails in another way, such as a Python that cannot start, is not the end of WAL either.
+    guard = f"s=$?; test $s -le {client.ABSENT} || exit {client.FATAL}; exit $s"
+    return Commands(f'{start} push "%p"', f'{start} fetch %f "%p"; {guard}')
 
 
 def _quoted(part: str) -> str:

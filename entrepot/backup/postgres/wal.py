@@ -199,16 +199,16 @@ class WalSet:
         The segment in which a timeline begins has all that its parent had there. Where only the
         parent's was archived, recovery ends with it.
         """
-        path = self.path(timeline)
         number = lsn // self.segment_bytes
-        while True:
-            reachable = [(tl, begin // self.segment_bytes) for tl, begin in path]
-            own = [each for each in reachable if each[1] <= number]
-            newest, begin = own[-1]
-            if Segment(newest, number) in self.segments:
-                yield Segment(newest, number)
-                number += 1
-                continue
-            if begin == number and len(own) > 1 and Segment(own[-2][0], number) in self.segments:
-                yield Segment(own[-2][0], number)
-            return
+        while Segment(self.timeline_at(number, timeline), number) in self.segments:
+            yield Segment(self.timeline_at(number, timeline), number)
+            number += 1
+        owner = self.timeline_at(number, timeline)
+        parents = [switch.parent for switch in self.histories.get(owner, ())]
+        if self._first(owner) == number and Segment(parents[-1], number) in self.segments:
+            yield Segment(parents[-1], number)
+
+    def timeline_at(self, number: int, timeline: int) -> int:
+        """Whose a segment is along ``timeline``: the newest that has begun in it or before."""
+        begun = [each for each, lsn in self.path(timeline) if lsn // self.segment_bytes <= number]
+        return begun[-1]

@@ -13,6 +13,7 @@ import pytest
 from entrepot.backup.postgres import client
 from entrepot.backup.postgres.archive import WalArchive
 from entrepot.backup.postgres.helper import helping
+from entrepot.backup.postgres.switch import CLIENT_NAME, commands_at
 from entrepot.errors import SetupError
 from tests.backup.postgres.worlds import segment, small_segment
 
@@ -114,6 +115,20 @@ async def test_without_a_helper_nothing_is_acknowledged(tmp_path: Path, file: Pa
     assert "wal serve" in said
     assert (await asked(tmp_path / "nobody", "fetch", ONE, tmp_path / "x"))[0] == client.FATAL
     assert (await asked(tmp_path / "nobody", "pull"))[0] == client.USAGE
+
+
+async def test_a_restore_command_that_cannot_even_start_stops_recovery(
+    address: Path, tmp_path: Path
+) -> None:
+    command = commands_at(address).restore.replace("%f", ONE).replace("%p", str(tmp_path / "x"))
+
+    async def status() -> int:
+        return (await asyncio.to_thread(subprocess.run, ["/bin/sh", "-c", command])).returncode
+
+    assert await status() == 1
+    script = address.parent / CLIENT_NAME
+    await asyncio.to_thread(script.unlink)
+    assert await status() == client.FATAL
 
 
 async def test_a_client_that_ends_early_harms_nobody(

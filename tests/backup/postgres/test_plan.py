@@ -64,17 +64,17 @@ def test_a_timeline_that_left_before_the_backup_is_refused() -> None:
     found = wal(3, histories={2: (Switch(1, 3 * SEGMENT),), 3: (Switch(1, 8 * SEGMENT),)})
     assert chosen_timeline(FULL, found, None) == 3
     assert chosen_timeline(FULL, found, 1) == 1
-    with pytest.raises(InvalidInput):
-        chosen_timeline(FULL, found, 2)
+    assert chosen_timeline(FULL, found, 2) is None
+    assert chosen_timeline(replace(FULL, timeline=2), found, 3) is None
 
 
 def test_a_refusal_says_which_segment_is_missing() -> None:
     gap = wal(3, 4, 6)
-    said = refusal(at(9000), gap, wal_from(FULL, gap, timeline=1), FULL.start_lsn)
+    said = refusal(at(9000), gap, wal_from(FULL, gap, timeline=1), FULL, timeline=1)
     assert "gap" in said.message
     assert gap.name(Segment(1, 5)) in said.hint
     ended = wal(3, 4)
-    said = refusal(at(9000), ended, wal_from(FULL, ended, timeline=1), FULL.start_lsn)
+    said = refusal(at(9000), ended, wal_from(FULL, ended, timeline=1), FULL, timeline=1)
     assert "does not reach" in said.message
 
 
