@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 
 from blake3 import blake3
 
+from entrepot.backup.parents import entries_of
 from entrepot.errors import IntegrityError
 from entrepot.vault.chunks import Chunk
 from entrepot.vault.index import Index
@@ -23,7 +24,7 @@ from entrepot.vault.intake import Intake
 from entrepot.vault.keys import OWN
 from entrepot.vault.reader import read_chunks
 from entrepot.vault.repository import Vault
-from entrepot.vault.snapshots import Entry, Tree, dump_page, pages, parse_page
+from entrepot.vault.snapshots import Entry, Tree, dump_page, pages
 from entrepot.vault.writer import Writer
 
 DIRECTORY_MODE: Final = 0o700
@@ -69,8 +70,7 @@ async def _each(entries: Sequence[Entry]) -> AsyncIterator[Entry]:
 
 async def read_entries(vault: Vault, index: Index, tree: Tree) -> list[Entry]:
     """The entries of a tree; ``IntegrityError`` where they are not all there."""
-    read = [piece async for piece in read_chunks(vault, index, tree.pages)]
-    found = list(parse_page(b"".join(read)))
+    found = [entry async for entry in entries_of(vault, index, tree)]
     if len(found) != tree.entries:
         raise IntegrityError("a tree of the snapshot lacks entries", tree=tree.name)
     return found
