@@ -11,11 +11,12 @@ from prefect.blocks.core import Block
 from pydantic import model_validator
 
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.rule import Drift, Mode, RuleSpec, Travel, rule_spec
+from entrepot.catalog.rule import Drift, RuleSpec, rule_spec
 from entrepot.catalog.rules import Rule, get_rule, put_rule
 from entrepot.catalog.sites import list_sites
 from entrepot.errors import NotFound
 from entrepot.replication.promises import check_promises
+from entrepot.terms import Mode, Travel
 from entrepot.units import Size
 
 

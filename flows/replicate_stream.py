@@ -10,6 +10,7 @@ runs: 1, and 1 for each rule and for each change of it.
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from time import sleep
 
 from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture, wait
@@ -23,9 +24,10 @@ from entrepot.replication.stream.chart import chart
 from entrepot.replication.stream.engine import Ended, Route
 from flows import artifacts, hints
 from tasks.stream import (
+    Hands,
     aim_ms,
     forget_rules,
-    is_at_work,
+    hands_of,
     routes_of,
     stream_rule,
     windows_of,
@@ -35,8 +37,11 @@ RULES_MAX = 16
 """Streams of one run, a thread each; further rules get runs of their own by name."""
 
 SHOW_EVERY_S = 10.0
+LOOK_EVERY_S = 2.0
 TAKE_BACK_S = 30.0
 """A rule that was handed over so long ago is taken back where nobody works on it any more."""
+STAY_S = TAKE_BACK_S + SHOW_EVERY_S
+"""How long a run without any rule waits for one that nobody has: another run may be about to."""
 DAY_S = 86_400
 
 
@@ -94,10 +99,13 @@ def replicate_stream(request: StreamRequest) -> StreamReport:
 def _stream(request: StreamRequest) -> StreamReport:
     ends_at = SYSTEM_CLOCK.monotonic() + request.for_s
     forget_rules()
-    work = _Work(ends_at)
+    work = _Work(ends_at, Hands.ALONE if request.rule else Hands.EVERY)
     work.begin(routes_of(request.rule))
-    while work.streams:
-        wait(list(work.streams.values()), timeout=SHOW_EVERY_S)
+    while work.streams or work.may_get_back():
+        if work.streams:
+            wait(list(work.streams.values()), timeout=SHOW_EVERY_S)
+        else:
+            sleep(LOOK_EVERY_S)
         work.show()
         work.collect()
         with suppress(RetryableError):
@@ -108,12 +116,12 @@ def _stream(request: StreamRequest) -> StreamReport:
 class _Work:
     """The streams of a run: begun where a rule is new, and counted when they have ended."""
 
-    def __init__(self, ends_at: float) -> None:
+    def __init__(self, ends_at: float, hands: Hands) -> None:
         self.streams: dict[str, PrefectFuture[tuple[Counts, Ended]]] = {}
         self.counts: dict[str, Counts] = {}
         self._shown: dict[str, artifacts.Living] = {}
         self._handed_over: dict[str, float] = {}
-        self._ends_at = ends_at
+        self._ends_at, self._hands = ends_at, hands
 
     def begin(self, routes: Sequence[Route]) -> None:
         """Start what is not at work."""
@@ -121,7 +129,7 @@ class _Work:
             left_s = self._ends_at - SYSTEM_CLOCK.monotonic()
             if len(self.streams) >= RULES_MAX or left_s <= 0 or not self._is_free(route.rule):
                 continue
-            self.streams[route.rule] = stream_rule.submit(route, for_s=left_s)
+            self.streams[route.rule] = stream_rule.submit(route, for_s=left_s, hands=self._hands)
             if route.rule not in self._shown:
                 self._shown[route.rule] = artifacts.Living(
                     f"stream-{route.rule}", f"stream of {route.rule}"
@@ -133,7 +141,21 @@ class _Work:
         since = self._handed_over.get(rule)
         if since is None:
             return True
-        return SYSTEM_CLOCK.monotonic() - since > TAKE_BACK_S and not is_at_work(rule)
+        is_over = SYSTEM_CLOCK.monotonic() - since > TAKE_BACK_S
+        return is_over and hands_of(rule) is Hands.NOBODY
+
+    def may_get_back(self) -> bool:
+        """Whether to stay for a rule that a run of it alone has, or had until just now."""
+        now = SYSTEM_CLOCK.monotonic()
+        if self._hands is Hands.ALONE or now >= self._ends_at:
+            return False
+        for rule in self._handed_over:
+            with suppress(RetryableError):
+                if (hands := hands_of(rule)) is Hands.ALONE:
+                    self._handed_over[rule] = now
+                elif hands is Hands.EVERY:
+                    self._handed_over[rule] = -STAY_S
+        return any(now - since < STAY_S for since in self._handed_over.values())
 
     def collect(self) -> None:
         """Count those that have ended; one that was changed may begin anew."""

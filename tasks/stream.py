@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
+from enum import StrEnum
 from uuid import UUID
 
 from prefect import get_run_logger, runtime, task
@@ -14,7 +15,6 @@ from prefect import get_run_logger, runtime, task
 from entrepot.catalog import jobs
 from entrepot.catalog.buckets import list_buckets
 from entrepot.catalog.connect import Catalog
-from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.sites import list_sites
 from entrepot.catalog.states import BucketMode
@@ -33,6 +33,7 @@ from entrepot.replication.stream.engine import KIND, Ended, Route, Stream, forge
 from entrepot.replication.stream.pace import Pace
 from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy
+from entrepot.terms import Travel
 from tasks.library import catalog, objects, run, standing
 from tasks.replication import RETRY, SHORT_S
 
@@ -45,13 +46,24 @@ def routes_of(rule: str) -> tuple[Route, ...]:
     return run(_routes(rule)) if load().replication.enabled else ()
 
 
-def is_at_work(rule: str) -> bool:
-    """Whether a run works on the rule's stream (no task: it is asked every few seconds)."""
+class Hands(StrEnum):
+    """Whose hands a rule's stream is in."""
 
-    async def ask() -> bool:
-        return await jobs.is_at_work(await catalog(), kind=KIND, subject=rule)
+    NOBODY = "nobody"
+    ALONE = "a run of this rule alone"
+    EVERY = "a run of every rule"
 
-    return run(ask())
+
+def hands_of(rule: str) -> Hands:
+    """Who works on the rule's stream (no task: it is asked every few seconds)."""
+
+    async def ask() -> str | None:
+        return await jobs.holder_of(await catalog(), kind=KIND, subject=rule)
+
+    holder = run(ask())
+    if holder is None:
+        return Hands.NOBODY
+    return Hands.ALONE if holder.endswith(Hands.ALONE) else Hands.EVERY
 
 
 async def _routes(rule: str) -> tuple[Route, ...]:
@@ -84,9 +96,10 @@ def forget_rules() -> None:
 
 
 @task(task_run_name="stream {route.rule}", tags=["entrepot"], **RETRY)
-def stream_rule(route: Route, *, for_s: float) -> tuple[Counts, Ended]:
+def stream_rule(route: Route, *, for_s: float, hands: Hands) -> tuple[Counts, Ended]:
     """Work on a rule until another run waits for it, it is changed, or the time is over."""
-    who = {"holder": f"flow run {runtime.flow_run.name}", "flow_run_id": runtime.flow_run.id}
+    holder = f"flow run {runtime.flow_run.name}, {hands}"
+    who = {"holder": holder, "flow_run_id": runtime.flow_run.id}
     warn = get_run_logger().warning
 
     async def work() -> tuple[Counts, Ended]:

@@ -13,7 +13,10 @@ import pytest
 from tests.sources import LIBRARY, Source, dotted, sources
 
 LAYERS = {
-    0: ("errors", "units", "clock", "stamp", "crc", "timetable", "config", "metrics", "log"),
+    0: (
+        *("errors", "units", "clock", "stamp", "crc", "timetable", "terms"),
+        *("config", "metrics", "log"),
+    ),
     1: ("codec", "store", "catalog"),
     2: ("replication", "cache", "quota", "vault", "policy", "audit", "cost"),
     3: ("objects", "backup", "tenancy", "compliance"),

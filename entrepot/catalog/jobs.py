@@ -230,12 +230,13 @@ async def last_completed(catalog: Catalog, *, kind: str, subject: str) -> Job | 
     return None if row is None else _job(row)
 
 
-async def is_at_work(catalog: Catalog, *, kind: str, subject: str) -> bool:
-    """Whether somebody holds the job of that subject just now."""
+async def holder_of(catalog: Catalog, *, kind: str, subject: str) -> str | None:
+    """Who holds the job of that subject just now; None where nobody does."""
     held = (t.Job.state == JobState.RUNNING) & (t.Job.lease_until > _NOW)
-    query = select(t.Job.id).where(t.Job.kind == kind, t.Job.subject == subject).where(held)
+    query = select(t.Job.holder).where(t.Job.kind == kind, t.Job.subject == subject).where(held)
     async with catalog.begin() as connection:
-        return (await connection.execute(query.limit(1))).first() is not None
+        found: str | None = await connection.scalar(query.limit(1))
+        return found
 
 
 async def recent(catalog: Catalog, *, limit: int = 50) -> tuple[Job, ...]:

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from entrepot.errors import InvalidInput
+from entrepot.terms import HOOK, Choice, Mode, Travel
 from entrepot.timetable import BYTES_LEAST, parse_limit, parse_window, parse_zone
 from entrepot.units import Size
 
@@ -30,14 +31,6 @@ DAY_S: Final = 86_400
 KEY_MAX_BYTES: Final = 1024
 ENTRIES_MAX: Final = 50
 """Lines of a timetable, windows, and prefixes with a policy of their own."""
-HOOK: Final = "hook:"
-
-
-class Mode(StrEnum):
-    """Who may write."""
-
-    ACTIVE_ACTIVE = "active-active"
-    ONE_WAY = "one-way"
 
 
 class Drift(StrEnum):
@@ -45,25 +38,6 @@ class Drift(StrEnum):
 
     REPORT = "report"
     OVERWRITE = "overwrite"
-
-
-class Travel(StrEnum):
-    """What may go to the other sites besides new versions."""
-
-    DELETE_MARKERS = "delete-markers"
-    VERSION_DELETES = "version-deletes"
-    METADATA = "metadata"
-    TAGS = "tags"
-    LOCKS = "locks"
-
-
-class Policy(StrEnum):
-    """Who wins a conflict; ``hook:NAME`` asks a function of that name instead."""
-
-    LAST_WRITE_WINS = "last-write-wins"
-    FIRST_WRITE_WINS = "first-write-wins"
-    SITE_PRIORITY = "site-priority"
-    KEEP_BOTH = "keep-both"
 
 
 PROBLEMS_MAX: Final = 20
@@ -75,7 +49,7 @@ _WORDS: Final = {  # where Pydantic's own words speak of Python
     "too_short": "{min_length} or more",
     "too_long": "{max_length} at most",
 }
-_POLICY = re.compile(rf"{'|'.join(Policy)}|{HOOK}[a-z][a-z0-9_]{{0,62}}")
+_POLICY = re.compile(rf"{'|'.join(Choice)}|{HOOK}[a-z][a-z0-9_]{{0,62}}")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # Postgres keeps neither
 _OF_MARKERS: Final = frozenset({Travel.DELETE_MARKERS, Travel.VERSION_DELETES})
 
@@ -92,7 +66,7 @@ def _prefix(value: str) -> str:
 
 def _policy(value: str) -> str:
     if not _POLICY.fullmatch(value):
-        raise _wrong("policy", f"a policy is one of {', '.join(Policy)}, or {HOOK}NAME")
+        raise _wrong("policy", f"a policy is one of {', '.join(Choice)}, or {HOOK}NAME")
     return value
 
 
@@ -148,10 +122,10 @@ class RuleSpec(BaseModel):
         default=tuple(each for each in Travel if each is not Travel.VERSION_DELETES),
         max_length=len(Travel),
         description="What goes to the other sites besides new versions: delete-markers, "
-        "version-deletes, metadata, tags, locks (retention and legal hold)",
+        "version-deletes, metadata (always), tags, locks (retention and legal hold)",
     )
     conflict: dict[Prefix, PolicyName] = Field(
-        default={"": Policy.LAST_WRITE_WINS},
+        default={"": Choice.LAST},
         max_length=ENTRIES_MAX,
         description="Who wins a conflict, by prefix, the longest one first: last-write-wins, "
         "first-write-wins, site-priority, keep-both or hook:NAME",
@@ -222,7 +196,7 @@ class RuleSpec(BaseModel):
             filled["travels"] = tuple(each for each in Travel if each not in _OF_MARKERS)
         conflict = filled.get("conflict")
         if isinstance(conflict, Mapping) and "" not in conflict:
-            filled["conflict"] = {"": Policy.LAST_WRITE_WINS, **conflict}
+            filled["conflict"] = {"": Choice.LAST, **conflict}
         left_out = {name for name in cls.model_fields if filled.get(name, "") is None}
         return {name: value for name, value in filled.items() if name not in left_out}
 

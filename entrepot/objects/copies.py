@@ -25,11 +25,11 @@ from entrepot.objects.notices import Notice, strike
 from entrepot.objects.receive import Received, Receiver
 from entrepot.replication.apply import Context, bring
 from entrepot.replication.plan import Copy, Target
-from entrepot.replication.policy import Travel
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings, Totals
 from entrepot.store.locks import UNLOCKED
 from entrepot.store.protocol import Capability, Origin
+from entrepot.terms import Travel
 
 _SOURCE, _TARGET = 0, 1
 

@@ -24,11 +24,11 @@ from entrepot.objects.names import stored_key
 from entrepot.objects.receive import SMALL_BYTES, Heed, Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
-from entrepot.replication.policy import Travel
 from entrepot.replication.stream.conflicts import Met, Side
 from entrepot.store.protocol import Body, Store
 from entrepot.store.retry import RetryStore
 from entrepot.store.throttle import Purse, ThrottledStore
+from entrepot.terms import Travel
 
 OpenSite = Callable[[str], Awaitable[Objects]]
 """The objects of a site, opened once however often they are asked for."""

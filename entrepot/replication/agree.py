@@ -23,7 +23,7 @@ from entrepot.replication.apply import Context, counted
 from entrepot.replication.details import Details
 from entrepot.replication.merge import Histories, Window, windows
 from entrepot.replication.origins import Origins
-from entrepot.replication.policy import Mode, Policy, Travel
+from entrepot.replication.policy import Policy
 from entrepot.replication.sites import Named, Site
 from entrepot.replication.sweep import Checkpoint, Options, Range
 from entrepot.replication.totals import Findings, Totals
@@ -31,6 +31,7 @@ from entrepot.replication.traits import Agreed, Settled, Tags, Traits, settle
 from entrepot.replication.view import Entry, see
 from entrepot.replication.workers import side_by_side
 from entrepot.store.protocol import Attributes, Capability, Lock, Version
+from entrepot.terms import Mode, Travel, fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,9 @@ class _Pass:
         shared = [each for each in shared if not each.is_mistaken]  # the next sweep sees to it
         if not self.options.dry_run:
             await self.origins.save(window.differing)
+        there = {(key, version_id) for _, key, version_id in listed}
+        there |= {each.named for each in shared}
+        shared = [each for each in shared if self._is_of_rule(each)]
         base = await self.bases.base(self.after, window.last_key)
         self.after = window.last_key
         differing = [each for each in shared if len({_frozen(s) for s in each.sides.values()}) > 1]
@@ -170,13 +174,16 @@ class _Pass:
         settled = [(each, self._settled(each, base)) for each in differing]
         agreed |= await self._carry_out(settled, listed)
         if not self.options.dry_run and Travel.TAGS in self.context.travels:
-            there = {(key, version_id) for _, key, version_id in listed}
-            there |= {each.named for each in shared}
             agreed |= {named: {} for named in base if self._is_gone(named, there)}
             news = {named: tags for named, tags in agreed.items() if tags != base.get(named, {})}
             if news:
                 self.guard()
                 await self.bases.agreed(news)
+
+    def _is_of_rule(self, shared: _Shared) -> bool:
+        """Whether its tags fit at a site: the change by which they stop doing so goes along."""
+        wanted = self.options.policy.tag_filter
+        return not wanted or any(fits(side.tags, wanted) for side in shared.sides.values())
 
     def _is_gone(self, named: Named, there: set[Named]) -> bool:
         return named[0].startswith(self.keys.prefix) and named not in there

@@ -37,7 +37,6 @@ from entrepot.replication.batch import Unit, units
 from entrepot.replication.locks import Locks
 from entrepot.replication.origins import copy_mark, marked, unmarked
 from entrepot.replication.plan import Action, Copy, Mark, Remove, Target
-from entrepot.replication.policy import Travel
 from entrepot.replication.sites import Named, Site
 from entrepot.replication.totals import Findings, Totals
 from entrepot.replication.workers import side_by_side
@@ -53,6 +52,7 @@ from entrepot.store.protocol import (
     Source,
     Version,
 )
+from entrepot.terms import Travel, fits
 
 SMALL_BYTES = 1024 * 1024
 _PLAIN_ETAG = re.compile(r"[0-9a-f]{32}")
@@ -74,6 +74,7 @@ class Context:
     totals: Totals
     findings: Findings
     travels: frozenset[Travel] = frozenset(Travel)
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
     locks: Locks = field(default_factory=Locks)
     tagged: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
     minted: dict[int, dict[Named, str]] = field(default_factory=dict)
@@ -394,8 +395,10 @@ async def _dress(action: Copy, version: Version, context: Context) -> Dressed:
     if found.tag_count and Travel.TAGS in context.travels:
         tags = await source.store.tags(where[0], where[1], version_id=where[2])
         found = replace(found, tags=tags)
-        if len(action.targets) >= len(context.sites) - 1:
-            context.tagged[action.target_key, action.version_id] = tags
+    if not fits(found.tags, context.tag_filter):
+        raise PreconditionFailed("its tags do not fit the rule now", site=source.name)
+    if found.tags and len(action.targets) >= len(context.sites) - 1:
+        context.tagged[action.target_key, action.version_id] = found.tags
     lock = await context.locks.get(source, where) if Travel.LOCKS in context.travels else None
     return Dressed(found, lock)
 

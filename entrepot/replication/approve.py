@@ -64,6 +64,7 @@ async def apply_plan(
         totals=Totals(),
         findings=Findings(),
         travels=policy.travels,
+        tag_filter=policy.tag_filter,
     )
     async with Lease(catalog, claim, lease_s=LEASE_S) as lease:
         async for body in pages(catalog, plan_id=plan.id):

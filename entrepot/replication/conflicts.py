@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from entrepot.errors import BucketNotFound, NotFound
 from entrepot.replication.hooks import HOOKS, Hooks
 from entrepot.replication.plan import Facts, conflict
-from entrepot.replication.policy import HOOK, Policy, Verdict, is_ambiguous, judge
+from entrepot.replication.policy import Policy, Verdict, is_ambiguous, judge
 from entrepot.replication.sites import Site
 from entrepot.replication.view import Entry, View
 from entrepot.store.marks import mark_of, without_marks
 from entrepot.store.protocol import Attributes, Version
+from entrepot.terms import HOOK
 
 OF_TAGS = "tags"
 """The policy of conflicts about the tags of one version, see ``traits``."""

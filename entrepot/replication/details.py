@@ -5,7 +5,7 @@ are asked for by themselves, and where they are others, of every one.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -68,6 +68,13 @@ class Details:
         if version.is_delete_marker or (self.tells and is_described(version)):
             return version
         return await self._asked(version)
+
+    async def tags(self, version: Version) -> Mapping[str, str]:
+        """The tags of an object alone; ``NotFound`` where it is gone by now."""
+        if version.attributes is not None and self.tells:
+            return version.attributes.tags
+        of = {"version_id": version.version_id}
+        return await self.store.tags(self.bucket, version.key, **of)
 
     async def _asked(self, version: Version) -> Version:
         store, of = self.store, {"version_id": version.version_id}

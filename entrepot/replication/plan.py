@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from entrepot.clock import derived_id
-from entrepot.replication.policy import Mode, Policy, Travel, Verdict, kept_name
+from entrepot.replication.policy import Policy, Verdict, kept_name
 from entrepot.replication.view import (
     Entry,
     Head,
@@ -28,6 +28,7 @@ from entrepot.replication.view import (
     newest,
     settlement_id,
 )
+from entrepot.terms import Mode, Travel
 
 __all__ = ["Action", "Copy", "Decision", "Facts", "Head", "Left", "Mark", "Remove", "Target"]
 
@@ -133,6 +134,7 @@ class Facts:
         expired: for each site, the writes that its lifecycle would take at once.
         source: the only site that others copy from; ``None``: every site is.
         names: of the sites.
+        unfit: the writes whose tags keep them out of the rule.
     """
 
     horizon_ms: int
@@ -140,6 +142,7 @@ class Facts:
     expired: Sequence[frozenset[str]] = ()
     source: int | None = None
     names: Sequence[str] = ()
+    unfit: frozenset[str] = frozenset()
 
 
 def decide(
@@ -186,8 +189,8 @@ def conflict(view: View, *, facts: Facts, policy: Policy) -> tuple[Entry, ...]:
 
 def _travelling(view: View, facts: Facts, policy: Policy) -> View:
     """The key as far as this rule is about it."""
-    without = _gone(facts, policy)
-    if Travel.MARKERS not in policy.travels:
+    without = _gone(facts, policy) | facts.unfit
+    if Travel.DELETE_MARKERS not in policy.travels:
         entries = (entry for history in view.histories for entry in history)
         without |= {entry.identity for entry in entries if entry.is_delete_marker}
     return view.without(without)
@@ -195,7 +198,7 @@ def _travelling(view: View, facts: Facts, policy: Policy) -> View:
 
 def _gone(facts: Facts, policy: Policy) -> frozenset[str]:
     """The writes that shall be nowhere, since they were removed somewhere."""
-    if Travel.REMOVALS not in policy.travels:
+    if Travel.VERSION_DELETES not in policy.travels:
         return frozenset()
     return frozenset(
         identity
@@ -300,9 +303,14 @@ class _Plan:
                 differs = head is not None and not head.is_delete_marker
             else:
                 differs = head is None or head.identity != best.identity
-            if differs and not self.ours.keeps[site]:
+            if differs and not self.ours.keeps[site] and not self._is_hidden(site, best):
                 found.append(site)
         return found
+
+    def _is_hidden(self, site: int, best: Entry) -> bool:
+        """Whether a site serves something later than ``best`` that the rule is not about."""
+        served = self.there.head(site)
+        return served is not None and served != self.ours.head(site) and served.order > best.order
 
     def _fill(self, entries: Sequence[Entry], sites: Sequence[int], best: Entry) -> None:
         """Every keeper gets what it lacks."""

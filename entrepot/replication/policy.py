@@ -16,39 +16,12 @@ A delete marker is a write like any other: a delete wins over a change, or loses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from entrepot.errors import InvalidInput
 from entrepot.replication.view import Entry
+from entrepot.terms import HOOK, Choice, Mode, Travel
 
 DEFAULT = "last-write-wins"
-HOOK = "hook:"
-
-
-class Choice(StrEnum):
-    """Conflict policies, hooks aside."""
-
-    LAST = "last-write-wins"
-    FIRST = "first-write-wins"
-    SITE = "site-priority"
-    BOTH = "keep-both"
-
-
-class Mode(StrEnum):
-    """Which way writes go."""
-
-    BOTH_WAYS = "active-active"
-    ONE_WAY = "one-way"
-
-
-class Travel(StrEnum):
-    """What goes along beside the versions of objects themselves."""
-
-    MARKERS = "delete-markers"
-    REMOVALS = "version-deletes"
-    METADATA = "metadata"
-    TAGS = "tags"
-    LOCKS = "locks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +32,7 @@ class Policy:
         source_site: the only one that others copy from, where the mode is one-way.
         overwrites: where the mode is one-way, the others serve what the source serves, whatever
             was written there.
+        tag_filter: the rule is about versions that bear these tags alone.
         conflict: policy of conflicts by prefix.
         max_delete_share, max_delete_count: a sweep that would hide or remove more than that share
             of the keys, or more than that many objects, stops and asks.
@@ -66,10 +40,11 @@ class Policy:
             not merged unasked.
     """
 
-    mode: Mode = Mode.BOTH_WAYS
+    mode: Mode = Mode.ACTIVE_ACTIVE
     source_site: str = ""
     overwrites: bool = False
-    travels: frozenset[Travel] = frozenset(Travel) - {Travel.REMOVALS}
+    travels: frozenset[Travel] = frozenset(Travel) - {Travel.VERSION_DELETES}
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
     conflict: Mapping[str, str] = field(default_factory=dict)
     max_delete_share: float = 0.5
     max_delete_count: int = 10_000

@@ -7,17 +7,18 @@ site that was not probed can do nothing.
 from collections.abc import Iterable
 from typing import Final
 
-from entrepot.catalog.rule import Policy, RuleSpec, Travel
+from entrepot.catalog.rule import RuleSpec
 from entrepot.catalog.sites import Site
 from entrepot.errors import Unsupported
 from entrepot.store.protocol import Capability
+from entrepot.terms import Choice, Travel
 
 _NEEDS: Final = {Travel.TAGS: Capability.TAGS, Travel.LOCKS: Capability.LOCK}
 
 
 def gaps(rule: RuleSpec, sites: Iterable[Site]) -> list[str]:
     """What keeps these sites from keeping the rule, a line each; empty where nothing does."""
-    found = []
+    found = unkept(rule)
     by_name = {site.name: site for site in sites}
     for name in rule.sites:
         site = by_name.get(name)
@@ -32,6 +33,7 @@ def gaps(rule: RuleSpec, sites: Iterable[Site]) -> list[str]:
 
 def check_promises(rule: RuleSpec, sites: Iterable[Site]) -> None:
     """Refuse a rule that a site cannot keep: ``Unsupported`` with every reason."""
+    check_swept(rule)
     found = gaps(rule, sites)
     if found:
         raise Unsupported(
@@ -40,24 +42,34 @@ def check_promises(rule: RuleSpec, sites: Iterable[Site]) -> None:
         )
 
 
+def unkept(rule: RuleSpec) -> list[str]:
+    """What of a rule no site could keep, a line each."""
+    found = []
+    if Travel.METADATA not in rule.travels:
+        found.append(
+            "metadata is written with its version and cannot be changed without a new one, so it "
+            "always travels (travels)"
+        )
+    if rule.tag_filter and Travel.TAGS not in rule.travels:
+        found.append("a copy without its tags would not fit the tag_filter, so tags travel with it")
+    return found
+
+
 def check_swept(rule: RuleSpec) -> None:
-    """Refuse to sweep what a rule says and a sweep does not do yet: it would do something else."""
-    unheeded = {
-        "tag_filter": bool(rule.tag_filter),
-        "travels without metadata": Travel.METADATA not in rule.travels,
-    }
-    for what, is_said in unheeded.items():
-        if is_said:
-            raise Unsupported(f"sweeps do not heed {what} yet", hint="entrepot replicate rule edit")
+    """Refuse to work by a rule that was stored before it was known that nobody could keep it."""
+    if found := unkept(rule):
+        raise Unsupported(
+            f"nobody can keep this rule: {'; '.join(found)}",
+            hint="entrepot replicate rule edit RULE --travels metadata --travels tags",
+        )
 
 
 def streams(rule: RuleSpec) -> bool:
-    """Whether a stream does what the rule says: the latest write wins, and all of it travels.
+    """Whether a stream does what the rule says: the latest write wins, whatever its tags are.
 
     Other rules are kept by sweeps alone: a stream that runs ahead would decide for them.
     """
-    latest = set(rule.conflict.values()) <= {Policy.LAST_WRITE_WINS}
-    return latest and not rule.tag_filter and Travel.METADATA in rule.travels
+    return set(rule.conflict.values()) <= {Choice.LAST} and not (rule.tag_filter or unkept(rule))
 
 
 def _needed(rule: RuleSpec) -> list[tuple[Capability, str]]:
@@ -65,6 +77,4 @@ def _needed(rule: RuleSpec) -> list[tuple[Capability, str]]:
     for travel, capability in _NEEDS.items():
         if travel in rule.travels:
             needed.append((capability, f"so {travel} cannot travel"))
-    if rule.tag_filter and Travel.TAGS not in rule.travels:
-        needed.append((Capability.TAGS, "so it cannot be filtered by tags"))
     return needed

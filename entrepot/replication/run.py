@@ -27,7 +27,7 @@ from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import Busy, EntrepotError, InvalidInput, PreconditionFailed
 from entrepot.replication.agree import agree_on_traits
 from entrepot.replication.ledger import Before, JobLedger, Terms, before_of
-from entrepot.replication.policy import Mode, Policy, Travel
+from entrepot.replication.policy import Policy
 from entrepot.replication.shards import cut, find_prefixes
 from entrepot.replication.sites import Site, by_rank, check_bucket
 from entrepot.replication.skew import Skew, bound_ms, measure
@@ -111,10 +111,11 @@ class Outcome:
 def policy_of(rule: RuleSpec) -> Policy:
     """How a rule is carried out."""
     return Policy(
-        mode=Mode(rule.mode),
+        mode=rule.mode,
         source_site=rule.source or "",
         overwrites=rule.drift is Drift.OVERWRITE,
-        travels=frozenset(map(Travel, rule.travels)),
+        travels=frozenset(rule.travels),
+        tag_filter=rule.tag_filter,
         conflict=rule.conflict,
         max_delete_share=rule.max_delete_share,
         max_delete_count=rule.max_delete_count,

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lag import Lag
 from entrepot.catalog.overview import Latest, latest_jobs
-from entrepot.catalog.rule import Mode
 from entrepot.catalog.rules import Rule, list_rules
 from entrepot.catalog.states import JobState
 from entrepot.catalog.streams import Window, last_windows
@@ -22,6 +21,7 @@ from entrepot.replication.hours import Wait, may_run
 from entrepot.replication.promises import streams
 from entrepot.replication.run import KIND
 from entrepot.replication.stream.engine import Route
+from entrepot.terms import Mode
 
 COUNTS: Final = ("listed", "differing", "copied", "marked", "verified", "quarantined", "failed")
 
@@ -84,6 +84,7 @@ class RuleStatus(_Shown):
     mode: Mode = Field(description="active-active or one-way")
     sites: tuple[str, ...] = Field(description="Where it keeps buckets equal")
     prefix: str = Field(description="Only keys that start with this")
+    tag_filter: dict[str, str] = Field(description="Only versions that bear all of these tags")
     enabled: bool = Field(description="Whether it is switched on")
     paused: bool = Field(description="Whether somebody paused it")
     may_run: bool = Field(description="Whether it may run now")
@@ -145,6 +146,7 @@ def _rule(
         mode=rule.mode,
         sites=rule.sites,
         prefix=rule.prefix,
+        tag_filter=rule.tag_filter,
         enabled=rule.enabled,
         paused=rule.paused,
         may_run=waits is None,

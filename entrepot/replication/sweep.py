@@ -18,10 +18,11 @@ from typing import Protocol
 from entrepot.errors import BucketNotFound, PermanentError
 from entrepot.replication.apply import Context, apply
 from entrepot.replication.conflicts import Conflict, judged
+from entrepot.replication.fitting import Fitting
 from entrepot.replication.merge import HISTORY_MAX, Histories, Window, windows
 from entrepot.replication.origins import Origins
 from entrepot.replication.plan import Action, Copy, Decision, Facts, Mark, Remove, decide
-from entrepot.replication.policy import Mode, Policy
+from entrepot.replication.policy import Policy
 from entrepot.replication.sites import Site
 from entrepot.replication.totals import Findings, Marks, Totals
 from entrepot.replication.verify import verify
@@ -29,6 +30,7 @@ from entrepot.replication.view import Entry, View, see
 from entrepot.replication.workers import side_by_side
 from entrepot.store.lifecycle import Expiry, expired
 from entrepot.store.protocol import Version
+from entrepot.terms import Mode
 
 CHECKPOINT_EVERY = 20_000
 """Entries between checkpoints where nothing differs: half a second of listing (measured)."""
@@ -158,10 +160,11 @@ async def sweep(
         totals=Totals(),
         findings=Findings(),
         travels=options.policy.travels,
+        tag_filter=options.policy.tag_filter,
     )
     calls = _Calls(guard, checkpoint, ledger or NoLedger())
     run = _Sweep(context, keys, options=options, calls=calls)
-    listings = [site.store.versions(bucket, prefix=keys.prefix, after=keys.after) for site in sites]
+    listings = run.fitting.listings(keys.prefix, after=keys.after)
     async with aclosing(windows(listings, stop_at=keys.stop_at)) as found:
         async for window in found:
             await run.window(window)
@@ -201,6 +204,13 @@ class _Sweep:
         self._origins = Origins(context.sites, context.bucket)
         self._seen = keys.after  # the last key of the windows so far
         self._lifecycles: Sequence[tuple[Expiry, ...]] | None = None
+        names = [site.name for site in context.sites]
+        policy = options.policy
+        self._source = names.index(policy.source_site) if policy.mode is Mode.ONE_WAY else None
+        self.fitting = Fitting(
+            *(context.sites, context.bucket, policy.tag_filter, options.workers),
+            source=self._source,
+        )
 
     async def window(self, window: Window) -> None:
         """Plan the keys that differ, and settle a batch as soon as it is full."""
@@ -244,7 +254,7 @@ class _Sweep:
         if is_cut:
             full = [history for history in histories if len(history) >= HISTORY_MAX]
             view = view.since(max((history[-1].mtime_ms for history in full), default=0))
-        facts = await self._facts(view, removed)
+        facts = await self._facts(view, removed, unfit=await self.fitting.unfit(view, histories))
         found = await judged(
             view,
             facts=facts,
@@ -273,9 +283,10 @@ class _Sweep:
             context.totals.deletes += decision.deletes
             self._batch.planned.append(planned)
 
-    async def _facts(self, view: View, removed: Mapping[str, frozenset[str]]) -> Facts:
+    async def _facts(
+        self, view: View, removed: Mapping[str, frozenset[str]], *, unfit: frozenset[str]
+    ) -> Facts:
         names = [site.name for site in self._context.sites]
-        policy = self._options.policy
         if self._lifecycles is None:
             self._lifecycles = await _lifecycles(self._context)
         now_ms = self._options.horizon_ms()
@@ -286,8 +297,9 @@ class _Sweep:
                 for identity, sites in removed.items()
             },
             expired=[_expired(view, rules, now_ms) for rules in self._lifecycles],
-            source=names.index(policy.source_site) if policy.mode is Mode.ONE_WAY else None,
+            source=self._source,
             names=names,
+            unfit=unfit,
         )
 
     def _note_conflict(self, found: Conflict) -> None:

@@ -15,13 +15,15 @@ from entrepot.catalog.states import BucketMode
 from entrepot.errors import BucketNotFound, EntrepotError
 from entrepot.replication.origins import Origins
 from entrepot.replication.proof.compare import Difference, differences
-from entrepot.replication.proof.record import Facts, Level, Profile, fact_of, in_order
+from entrepot.replication.proof.record import Aspect, Facts, Level, Profile, fact_of, in_order
+from entrepot.replication.proof.statement import Wanted
 from entrepot.replication.proof.survey import Reader
 from entrepot.replication.proof.verify import profiles
 from entrepot.replication.sites import Site
 from entrepot.replication.view import see
 from entrepot.replication.workers import side_by_side
 from entrepot.store.protocol import Version
+from entrepot.terms import fits
 
 VERSIONS_MAX = 1000
 """Rows of the catalog that are read of one key."""
@@ -53,27 +55,47 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What all sites have; ``differences`` are between those that answered."""
+    """What all sites have; ``differences`` are between those that answered, of versions that fit
+    ``tag_filter``.
+    """
 
     answers: tuple[Answer, ...]
     differences: tuple[Difference, ...]
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agree(self) -> bool:
         """Whether every site answered and has the same."""
         return not self.differences and not any(answer.error for answer in self.answers)
 
+    def fits(self, version: Version) -> bool:
+        """Whether the version is of the rule that was asked about."""
+        tags = version.attributes.tags if version.attributes else {}
+        return fits(tags, self.tag_filter)
+
 
 async def where(
-    sites: Sequence[Site], bucket: str, key: str, *, catalogs: Mapping[str, Catalog]
+    sites: Sequence[Site],
+    bucket: str,
+    key: str,
+    *,
+    catalogs: Mapping[str, Catalog],
+    wanted: Wanted | None = None,
 ) -> Where:
-    """Ask every site, and its catalog where it has one here, for one key."""
+    """Ask every site, and its catalog where it has one here, for one key.
+
+    ``wanted`` is what a rule keeps equal; all of it is compared without.
+    """
     answers = await side_by_side(
         _answer(site, bucket, key, catalogs.get(site.name)) for site in sites
     )
     answered = {answer.site: answer.versions for answer in answers if not answer.error}
     found: set[Difference] = set()
-    for among, profile in profiles(sites, level=Level.ATTRIBUTES):
+    aspects = wanted.aspects if wanted else frozenset(Aspect)
+    tag_filter = wanted.tag_filter if wanted else {}
+    for among, profile in profiles(
+        sites, level=Level.ATTRIBUTES, aspects=aspects, tag_filter=tag_filter
+    ):
         states = {
             site.name: _facts(answered[site.name], profile)
             for site in among
@@ -82,7 +104,7 @@ async def where(
         found.update(differences(key, states))
     names = await _elsewhere(sites, bucket, key, answered)
     answers = [replace(each, elsewhere=names.get(each.site, {})) for each in answers]
-    return Where(tuple(answers), tuple(sorted(found)))
+    return Where(tuple(answers), tuple(sorted(found)), tag_filter)
 
 
 async def _elsewhere(
@@ -110,7 +132,8 @@ async def _elsewhere(
 
 
 def _facts(versions: Sequence[Version], profile: Profile) -> Facts:
-    return in_order([fact_of(version, profile) for version in versions], profile)
+    counted = [version for version in versions if profile.counts(version)]
+    return in_order([fact_of(version, profile) for version in counted], profile)
 
 
 async def _answer(site: Site, bucket: str, key: str, catalog: Catalog | None) -> Answer:
@@ -152,7 +175,11 @@ def as_json(found: Where, *, bucket: str, key: str) -> dict[str, Any]:
                     "current": answer.kept.current or None,
                     "error": answer.kept.error or None,
                 },
-                "versions": [_version(version, answer.elsewhere) for version in answer.versions],
+                "versions": [
+                    _version(version, answer.elsewhere)
+                    | ({"fits": found.fits(version)} if found.tag_filter else {})
+                    for version in answer.versions
+                ],
             }
             for answer in found.answers
         ],

@@ -11,6 +11,7 @@ Memory: two of the largest chunks and one piece of the source, twice while they 
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pyfastcdc import FastCDC
@@ -28,16 +29,22 @@ class Chunk(NamedTuple):
     data: bytes | memoryview
 
 
+@lru_cache(maxsize=64)
+def _fastcdc(cutting: Cutting, seed: int) -> FastCDC:
+    """Tables of 4 KiB that never change, whose making would cost a small object as much as AES."""
+    return FastCDC(
+        cutting.average_bytes,
+        min_size=cutting.min_bytes,
+        max_size=cutting.max_bytes,
+        seed=seed,
+    )
+
+
 class Cutter:
     """Cuts one stream."""
 
     def __init__(self, cutting: Cutting, *, seed: int) -> None:
-        self._fastcdc = FastCDC(
-            cutting.average_bytes,
-            min_size=cutting.min_bytes,
-            max_size=cutting.max_bytes,
-            seed=seed,
-        )
+        self._fastcdc = _fastcdc(cutting, seed)
         self._enough = 2 * cutting.max_bytes
         self._held: list[bytes | memoryview] = []
         self._held_bytes = 0

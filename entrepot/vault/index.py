@@ -162,7 +162,7 @@ class Index:
         return self._placed(at)
 
     def ordinal(self, chunk_id: bytes) -> int | None:
-        """A number below ``sorted_count`` for a chunk that was there when the index was made."""
+        """A number below ``len(self)`` of a chunk that was there when the index was made."""
         prefix = np.uint64(int.from_bytes(chunk_id[:_PREFIX_BYTES], "big"))
         at = int(self._prefixes.searchsorted(prefix))
         while at < len(self._prefixes) and self._prefixes[at] == prefix:
@@ -173,10 +173,11 @@ class Index:
             at += 1
         return None
 
-    @property
-    def sorted_count(self) -> int:
-        """Chunks that were there when the index was made."""
-        return len(self._prefixes)
+    def plain_bytes(self, ordinal: int) -> int:
+        """The length of the chunk with that ordinal."""
+        pack, number = self._placed(ordinal)
+        size: int = ROW.unpack_from(self.packs[pack].rows, number * ROW.size)[2]
+        return size & ~_COMPRESSED
 
     def _placed(self, at: int) -> tuple[int, int]:
         pack, number = self._places[at].tolist()

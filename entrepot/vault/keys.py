@@ -286,17 +286,16 @@ class DomainKeys:
     domain: Domain
     vault_id: bytes
     secret: bytes = field(repr=False)
+    seed: int = field(init=False, repr=False)
+    """Of the gear table that cuts: 63 bits, as ``pyfastcdc`` takes no more."""
+
     _names: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         names = derive(self.secret, salt=self.vault_id, info=b"entrepot/1 chunk id")
+        seed = derive(self.secret, salt=self.vault_id, info=b"entrepot/1 chunk seed")
         object.__setattr__(self, "_names", names)
-
-    @property
-    def seed(self) -> int:
-        """Of the gear table that cuts: 63 bits, as ``pyfastcdc`` takes no more."""
-        derived = derive(self.secret, salt=self.vault_id, info=b"entrepot/1 chunk seed")
-        return int.from_bytes(derived[:8], "big") >> 1
+        object.__setattr__(self, "seed", int.from_bytes(seed[:8], "big") >> 1)
 
     def chunk_id(self, chunk: bytes | bytearray | memoryview) -> bytes:
         """The id of a chunk: 32 bytes."""

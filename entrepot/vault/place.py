@@ -84,7 +84,10 @@ class VaultPlace:
             except Unsupported:
                 await self._put(name, data, if_none_match=False)
             except PreconditionFailed:
-                return left < TRIES - 1 and await self._holds(name, data)
+                if await self.has(name):
+                    return left < TRIES - 1 and await self._holds(name, data)
+                # Some endpoints take a delete marker for an object (versitygw, tried).
+                await self._put(name, data, if_none_match=False)
             except RetryableError:
                 if await self._holds(name, data):
                     return True

@@ -6,6 +6,7 @@ before it; so whoever reads in the order snapshot, index, pack finds all of it, 
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,7 @@ from typing import Final
 
 from entrepot.clock import SYSTEM_CLOCK, Clock, new_bytes
 from entrepot.codec.keys.ring import KeyRing
-from entrepot.codec.primitives import KEY_BYTES
+from entrepot.codec.primitives import KEY_BYTES, Random
 from entrepot.errors import (
     AccessDenied,
     AlreadyExists,
@@ -49,6 +50,16 @@ def pack_name(pack_id: bytes) -> str:
     return f"packs/{name[:2]}/{name}"
 
 
+def ring_slot(file: VaultFile) -> str:
+    """Where the first slot of a vault lies: named for the vault, as others may be begun there."""
+    return f"slots/{RING_SLOT}-{file.vault_id.hex()[:16]}"
+
+
+def is_ring_slot(name: str) -> bool:
+    """Whether that is where the first slot of some vault lies."""
+    return re.fullmatch(f"slots/{RING_SLOT}-[0-9a-f]{{16}}", name) is not None
+
+
 @dataclass(slots=True)
 class Vault:
     """One vault, of which ``key`` is known.
@@ -61,6 +72,7 @@ class Vault:
     key: bytes = field(repr=False)
     ring: KeyRing | None = None
     clock: Clock = SYSTEM_CLOCK
+    random: Random = field(default=new_bytes, repr=False)
     _domains: dict[Domain, DomainKeys] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -71,6 +83,7 @@ class Vault:
         *,
         cutting: Cutting | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        random: Random = new_bytes,
     ) -> "Vault":
         """Make a vault where there is none; ``AlreadyExists``.
 
@@ -79,16 +92,19 @@ class Vault:
         if await place.has(VAULT_FILE):
             raise AlreadyExists("there is a vault already", bucket=place.bucket)
         now_ms = int(clock.now().timestamp() * 1000)
-        file = keys.new_vault_file(created_ms=now_ms, cutting=cutting)
-        vault_key = new_bytes(KEY_BYTES)
+        file = keys.new_vault_file(created_ms=now_ms, cutting=cutting, random=random)
+        vault_key = random(KEY_BYTES)
         sealer = await ring.current(RING_NAME)
         slot = keys.seal_for_ring(
-            vault_key, file, RingSlot(RING_NAME, sealer.number), ring_key=sealer.secret
+            vault_key,
+            file,
+            RingSlot(RING_NAME, sealer.number),
+            ring_key=sealer.secret,
+            random=random,
         )
-        name = f"slots/{RING_SLOT}-{file.vault_id.hex()[:16]}"
-        await place.put(name, slot)
+        await place.put(ring_slot(file), slot)
         await place.put(VAULT_FILE, file.dump())
-        return cls(place, file, vault_key, ring, clock)
+        return cls(place, file, vault_key, ring, clock, random)
 
     @classmethod
     async def open(
@@ -137,7 +153,7 @@ class Vault:
     async def add_recipient(self, name: str, public: bytes) -> None:
         """Let the holder of the private key to ``public`` open the vault; ``AlreadyExists``."""
         keys.check_slot_name(name)
-        slot = keys.seal_for_recipient(self.key, self.file, public=public)
+        slot = keys.seal_for_recipient(self.key, self.file, public=public, random=self.random)
         await self.place.put(f"slots/{name}", slot)
 
     async def keys_of(self, domain: Domain) -> DomainKeys:
@@ -169,7 +185,7 @@ class Vault:
 
     async def write(self, kind: Kind, content: bytes) -> str:
         """Store a record under a new name, and have it read back; its name."""
-        name = records.new_name(self.clock.now())
+        name = records.new_name(self.clock.now(), random=self.random)
         await self.write_as(kind, name, content)
         if await self.read(kind, name) != content:
             raise IntegrityError("the store gives back other bytes than were written", name=name)
@@ -184,6 +200,7 @@ class Vault:
             vault_digest=self.file.digest,
             kind=kind,
             name=name,
+            random=self.random,
         )
         await self.place.put(f"{kind.folder}/{name}", sealed)
 

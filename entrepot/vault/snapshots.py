@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from entrepot.errors import IntegrityError, Unsupported
+from entrepot.errors import IntegrityError, InvalidInput, Unsupported
 from entrepot.vault.keys import OWN, Domain
 
 FORMAT: Final = 1
@@ -206,5 +206,8 @@ class Snapshot:
 
 
 def dump_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Compact JSON in UTF-8; ``InvalidInput`` for texts that are no Unicode."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("a backup keeps texts of Unicode only") from error

@@ -73,7 +73,7 @@ class Writer:
         return tuple(chunk.id for chunk in chunks)
 
     async def _add(self, new: Sequence[Chunk], keys: DomainKeys) -> None:
-        writer = self._open.get(keys.domain) or PackWriter(keys)
+        writer = self._open.get(keys.domain) or PackWriter(keys, random=self._vault.random)
         self._open[keys.domain] = writer
         size_bytes = sum(len(chunk.data) for chunk in new)
         if size_bytes <= INLINE_BYTES:
@@ -115,7 +115,7 @@ class Writer:
             await self._write_index()
 
     async def _write_index(self) -> None:
-        packs, self._stored = self._stored, []
+        packs, self._stored = sorted(self._stored, key=lambda each: each.id), []
         try:
             if packs:
                 await self._vault.write_index(packs)

@@ -54,13 +54,13 @@ async def test_a_running_lease_keeps_others_out_and_says_who(control: Catalog) -
 
 async def test_who_asks_is_told_whether_somebody_is_at_work(control: Catalog) -> None:
     subject = {"kind": "replicate", "subject": f"asked-{new_id().hex[:8]}"}
-    assert not await jobs.is_at_work(control, **subject)
+    assert await jobs.holder_of(control, **subject) is None
     held = await claim(control, "a", **subject)
-    assert await jobs.is_at_work(control, **subject)
+    assert await jobs.holder_of(control, **subject)
     await expire(control, held)
-    assert not await jobs.is_at_work(control, **subject)
+    assert await jobs.holder_of(control, **subject) is None
     await jobs.finish(control, held, state=JobState.COMPLETED, report={})
-    assert not await jobs.is_at_work(control, **subject)
+    assert await jobs.holder_of(control, **subject) is None
 
 
 async def test_a_retry_takes_over_at_once(control: Catalog) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from entrepot.catalog.rule import Policy, RuleSpec, Travel, check_rule_name, rule_spec, widened
+from entrepot.catalog.rule import RuleSpec, check_rule_name, rule_spec, widened
 from entrepot.errors import InvalidInput
+from entrepot.terms import Choice, Travel
 
 LEAST: dict[str, Any] = {"buckets": ["photos"], "sites": ["a", "b"]}
 
@@ -18,7 +19,7 @@ def test_defaults() -> None:
     rule = spec()
     assert rule.mode == "active-active"
     assert set(rule.travels) == set(Travel) - {Travel.VERSION_DELETES}
-    assert rule.policy("any") == Policy.LAST_WRITE_WINS
+    assert rule.policy("any") == Choice.LAST
     assert rule.bytes_per_s is None
     assert rule_spec(rule.model_dump(mode="json")) == rule
 

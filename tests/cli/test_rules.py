@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from entrepot.catalog.rule import Travel
 from entrepot.catalog.tokens import Scope
 from entrepot.cli.replicate.rule.options import TRAVELS
 from entrepot.cli.token import SCOPES
+from entrepot.terms import Travel
 from tests.running import Running, wait_for
 
 RULE = ("replicate", "rule")
@@ -76,6 +76,42 @@ def test_enabling_seeds_what_is_there_already(stack: Running) -> None:
     stack.ended(started["run"]["id"])
     assert list(stack.view("site-b", bucket)) == ["old"]
     assert stack.json(*RULE, "enable", bucket, "--no-seed")["run"] is None
+
+
+def test_a_tag_filter_by_command_line_and_rest(stack: Running) -> None:
+    bucket = stack.bucket("tags")
+    hot = ("--tag", "class=hot", "--without", "delete-markers")
+    assert "a delete has no tags" in stack.entrepot(*RULE, "edit", bucket, *hot[:2], code=2).stderr
+    for ways in (hot, ()):
+        refused = stack.entrepot(*RULE, "edit", bucket, *ways, "--without", "metadata", code=1)
+        assert "metadata is written with its version" in refused.stderr
+        assert "--travels metadata" in refused.stderr
+    assert stack.json(*RULE, "edit", bucket, *hot)["tag_filter"] == {"class": "hot"}
+    [status] = stack.json("replicate", "status", bucket)
+    assert (status["tag_filter"], status["streamed"]) == ({"class": "hot"}, False)
+    for key, tags in (("in", "class=hot&n=1"), ("out", "class=cold")):
+        stack.s3("site-a").put_object(Bucket=bucket, Key=key, Body=b"1", Tagging=tags)
+    stack.ended(stack.start("replicate/nightly", {"rule": bucket}))
+    assert list(stack.view("site-b", bucket)) == ["in"]
+    proof = stack.json("replicate", "verify", bucket)
+    assert (proof["identical"], proof["keys"], proof["tag_filter"]) == (True, 1, {"class": "hot"})
+    where = stack.json("replicate", "where", bucket, "out", "--rule", bucket)
+    assert (where["agree"], where["sites"][0]["versions"][0]["fits"]) == (True, False)
+    stack.entrepot("replicate", "where", bucket, "out", code=1)
+
+    token = stack.json("token", "add", f"tags-{bucket[-6:]}", "--scope", "replication:write")
+    said = {"buckets": [bucket], "sites": ["site-a", "site-b"], "tag_filter": {"class": "hot"}}
+
+    def put(**more: object) -> httpx.Response:
+        return httpx.put(
+            f"{stack.info.gateway_url}/api/v1/replication/rules/{bucket}",
+            json=said | more,
+            headers={"authorization": f"Bearer {token['token']}"},
+        )
+
+    assert put().json()["travels"] == ["metadata", "tags", "locks"]
+    for travels in (["tags"], ["metadata"]):
+        assert put(travels=travels).status_code == 422
 
 
 def test_a_run_of_a_paused_rule_waits_until_it_is_resumed(stack: Running) -> None:

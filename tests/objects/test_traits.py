@@ -16,13 +16,14 @@ from entrepot.objects.removal import TAGGED
 from entrepot.objects.service import Objects
 from entrepot.objects.traits import give, traits_of
 from entrepot.replication.agree import Disputed, agree_on_traits
-from entrepot.replication.policy import Policy, Travel
+from entrepot.replication.policy import Policy
 from entrepot.replication.sites import Named, Site
 from entrepot.replication.sweep import Options, Range
 from entrepot.replication.totals import Totals
 from entrepot.replication.traits import Agreed, Tags, Traits
 from entrepot.stamp import Stamp
 from entrepot.store.protocol import Lock, LockMode
+from entrepot.terms import Travel
 from tests.objects.test_receive import Pair, pair_of
 from tests.objects.worlds import ALL
 

@@ -15,11 +15,12 @@ import pytest
 from entrepot.catalog import jobs
 from entrepot.clock import SYSTEM_CLOCK, new_bytes
 from entrepot.errors import AccessDenied, InvalidInput
-from entrepot.replication.policy import Mode, Policy, Travel
+from entrepot.replication.policy import Policy
 from entrepot.replication.resolve import resolve
 from entrepot.replication.run import KIND, Force
 from entrepot.store.protocol import Capability, Origin, Page, Version
 from entrepot.store.wrapper import StoreWrapper
+from entrepot.terms import Mode, Travel
 from entrepot.testing.faulty import FaultyStore, Refuse
 from tests.replication.ruled import Ruled
 from tests.replication.worlds import ALL, World

@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 
 from entrepot.replication.plan import Copy, Decision, Mark, Target, decide
-from entrepot.replication.policy import Mode, Policy
+from entrepot.replication.policy import Policy
+from entrepot.terms import Mode
 from tests.replication.test_plan import (
     COMMON,
     HORIZON_MS,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrepot.catalog.rule import Travel, rule_spec
+from entrepot.catalog.rule import rule_spec
 from entrepot.catalog.sites import Site
 from entrepot.embedded.garage import GarageServer, garage_user
 from entrepot.errors import IntegrityError, NotFound, Unsupported
@@ -14,6 +14,7 @@ from entrepot.replication.probe import probe
 from entrepot.replication.promises import check_promises
 from entrepot.store.protocol import Attributes, Capability
 from entrepot.store.s3 import S3Store
+from entrepot.terms import Travel
 from entrepot.testing.contract_tools import current, history, new_bucket, pieces, read
 
 pytestmark = pytest.mark.nightly

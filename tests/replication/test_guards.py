@@ -20,7 +20,8 @@ from entrepot.errors import (
 )
 from entrepot.replication import run as replication
 from entrepot.replication.approve import apply_plan
-from entrepot.replication.policy import Policy, Travel
+from entrepot.replication.policy import Policy
+from entrepot.terms import Travel
 from tests.replication.conftest import MakeWorld
 from tests.replication.ruled import Ruled, conflicting
 from tests.replication.worlds import MINTS, World, same

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from entrepot.clock import new_bytes
-from entrepot.replication.policy import Mode, Policy, Travel
+from entrepot.replication.policy import Policy
 from entrepot.store.protocol import Capability, Version
+from entrepot.terms import Mode, Travel
 from tests.replication.conftest import MakeWorld
 from tests.replication.worlds import ALL, World, now_ms, same
 

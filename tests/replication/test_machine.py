@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from entrepot.clock import new_bytes
 from entrepot.errors import EntrepotError, Unavailable
-from entrepot.replication.policy import Choice, Policy
+from entrepot.replication.policy import Policy
 from entrepot.replication.sites import Site
 from entrepot.replication.sweep import Options, Range, sweep
 from entrepot.replication.totals import Totals
 from entrepot.store.memory import MemoryStore
 from entrepot.store.wrapper import Again, StoreWrapper
+from entrepot.terms import Choice
 from entrepot.testing.contract_tools import history
 from tests.replication.worlds import ALL
 

@@ -19,8 +19,9 @@ from entrepot.replication.plan import (
     conflict,
     decide,
 )
-from entrepot.replication.policy import Choice, Mode, Policy, Travel, judge
+from entrepot.replication.policy import Policy, judge
 from entrepot.replication.view import View, see
+from entrepot.terms import Choice, Mode, Travel
 
 HORIZON_MS = 1_000
 KEY = "k"
@@ -378,7 +379,7 @@ def test_a_write_over_the_other_does_not_contend() -> None:
 def test_a_delete_and_a_change_contend_and_two_deletes_do_not() -> None:
     assert contending([[a_marker(500), COMMON], [B, COMMON]]) == [500, 501]
     assert contending([[a_marker(500), COMMON], [a_marker(501), COMMON]]) == []
-    without = Policy(travels=frozenset(Travel) - {Travel.MARKERS})
+    without = Policy(travels=frozenset(Travel) - {Travel.DELETE_MARKERS})
     assert contending([[a_marker(500), COMMON], [B, COMMON]], without) == []
 
 
@@ -409,7 +410,7 @@ def test_the_longest_prefix_says_by_which_policy() -> None:
 
 
 def test_without_markers_each_site_deletes_for_itself() -> None:
-    policy = Policy(travels=frozenset(Travel) - {Travel.MARKERS})
+    policy = Policy(travels=frozenset(Travel) - {Travel.DELETE_MARKERS})
     assert decided([[a_marker(500), COMMON], [COMMON]], policy=policy).actions == ()
     (action,) = decided([[a_marker(500), COMMON], [B, COMMON]], policy=policy).actions
     assert isinstance(action, Copy)

@@ -8,7 +8,7 @@ import pytest
 from entrepot.catalog.rule import rule_spec
 from entrepot.catalog.sites import Site
 from entrepot.errors import Unsupported
-from entrepot.replication.promises import check_promises, check_swept, gaps
+from entrepot.replication.promises import check_promises, check_swept, gaps, streams
 from entrepot.store.protocol import Capability
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,8 +34,8 @@ def test_sites_that_can_do_all() -> None:
     [
         ({}, "versioning", "so a losing write would be gone"),
         ({}, "lock", "so locks cannot travel"),
-        ({"travels": ["tags"]}, "tags", "so tags cannot travel"),
-        ({"tag_filter": {"a": "1"}, "travels": []}, "tags", "so it cannot be filtered by tags"),
+        ({"travels": ["metadata", "tags"]}, "tags", "so tags cannot travel"),
+        ({"tag_filter": {"a": "1"}}, "tags", "so tags cannot travel"),
     ],
 )
 def test_what_one_site_lacks_is_said_with_what_was_seen(
@@ -66,16 +66,27 @@ def test_what_the_first_probe_wrote_still_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("more", "words"),
     [
-        {"tag_filter": {"a": "1"}},
-        {"travels": ["tags"]},
+        ({"travels": ["tags"]}, "metadata is written with its version"),
+        ({"travels": ["metadata"], "tag_filter": {"a": "1"}}, "a copy without its tags"),
     ],
 )
-def test_a_sweep_does_nothing_else_than_the_rule_says(more: dict[str, Any]) -> None:
-    check_swept(rule())
-    check_swept(rule(mode="one-way", source="a", conflict={"": "keep-both"}))
-    check_swept(rule(mode="one-way", source="a", drift="overwrite"))
-    check_swept(rule(travels=["version-deletes", "metadata"]))
-    with pytest.raises(Unsupported, match="do not heed"):
-        check_swept(rule(**more))
+def test_what_no_site_can_keep_is_refused_also_of_rules_that_are_stored(
+    more: dict[str, Any], words: str
+) -> None:
+    for kept in (
+        rule(mode="one-way", source="a", conflict={"": "keep-both"}),
+        rule(mode="one-way", source="a", drift="overwrite"),
+        rule(travels=["version-deletes", "metadata"]),
+        rule(tag_filter={"a": "1"}),
+    ):
+        check_swept(kept)
+        check_promises(kept, [site("a"), site("b")])
+    assert streams(rule()) and not streams(rule(tag_filter={"a": "1"}))
+    assert not streams(rule(**more))
+    for refuses in (check_swept, lambda said: check_promises(said, [site("a"), site("b")])):
+        with pytest.raises(Unsupported, match=words) as refused:
+            refuses(rule(**more))
+        assert "--travels metadata" in refused.value.hint
+    assert any(words in each for each in gaps(rule(**more), [site("a"), site("b")]))

@@ -52,18 +52,16 @@ def test_sites_that_part_on_any_page_have_the_trees_of_each_alone(
                 await odd.store.tag(BUCKET, key, {"a": "b"}, version_id=version_id)
             case "bytes" | "more":
                 await put(odd, key + ("-more" if what == "more" else ""), b"y", 99)
-        for level in (Level.LISTING, Level.ATTRIBUTES):
-            readers = {site.name: Reader(site, BUCKET, Profile(level), 4) for site in sites}
+        tagged = Profile(Level.LISTING, tag_filter=(("a", "b"),))
+        for profile in (Profile(Level.LISTING), Profile(Level.ATTRIBUTES), tagged):
+            readers = {site.name: Reader(site, BUCKET, profile, 4) for site in sites}
             together = await survey(readers)
             for name, reader in readers.items():
                 assert together[name] == (await survey({name: reader}))[name]
             one, other, third = (root.digest for root in together.values())
             assert one == other
-            is_seen = (what == "tags" and level is Level.ATTRIBUTES) or what in (
-                "gone",
-                "bytes",
-                "more",
-            )
-            assert (one == third) == (not is_seen)
+            shows_tags = profile.level is Level.ATTRIBUTES or profile is tagged
+            is_of_it = profile is not tagged and what in ("gone", "bytes", "more")
+            assert (one == third) == (not is_of_it and not (what == "tags" and shows_tags))
 
     asyncio.run(check())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command("where")
 @click.argument("bucket")
 @click.argument("key")
+@click.option("--rule", metavar="NAME", help="Compare what this rule keeps equal, at its sites.")
 @sites_option
 @config_option
 @json_option
@@ -27,6 +28,7 @@ def where_command(
     *,
     bucket: str,
     key: str,
+    rule: str | None,
     site_names: tuple[str, ...],
     config_path: Path | None,
     as_json: bool,
@@ -39,7 +41,7 @@ def where_command(
     from entrepot.config import load
     from entrepot.replication.where import as_json as told
 
-    found = run(_where(load(config_path), bucket, key, site_names))
+    found = run(_where(load(config_path), bucket, key, names=site_names, rule=rule))
     if as_json:
         click.echo(json.dumps(told(found, bucket=bucket, key=key)))
     else:
@@ -48,24 +50,32 @@ def where_command(
         raise SystemExit(1)
 
 
-async def _where(config: "Config", bucket: str, key: str, names: tuple[str, ...]) -> "Where":
+async def _where(
+    config: "Config", bucket: str, key: str, *, names: tuple[str, ...], rule: str | None
+) -> "Where":
     from entrepot.catalog.connect import Catalog
+    from entrepot.catalog.rules import get_rule
     from entrepot.cli.replicate.opening import opened_sites
     from entrepot.cli.sites import chosen
+    from entrepot.replication.proof.evidence import wanted_of
     from entrepot.replication.where import where
 
+    wanted = None
     async with AsyncExitStack() as stack:
         control = await stack.enter_async_context(Catalog.open(config.database_url()))
+        if rule is not None:
+            known = await get_rule(control, name=rule)
+            wanted, names = wanted_of(known, buckets=[bucket]), names or known.sites
         sites = await stack.enter_async_context(opened_sites(config, control, names))
         catalogs = {
             site.name: await stack.enter_async_context(Catalog.open(site.database_url))
             for site in chosen(config, names)
         }
-        return await where(sites, bucket, key, catalogs=catalogs)
+        return await where(sites, bucket, key, catalogs=catalogs, wanted=wanted)
 
 
 def _tell(found: "Where") -> None:
-    rows = [row for each in found.answers for row in _rows(each)]
+    rows = [row for each in found.answers for row in _rows(each, found)]
     answer(rows, as_json=False, empty="")
     for each in found.answers:
         for error in filter(None, (each.error, each.kept.error)):
@@ -76,9 +86,10 @@ def _tell(found: "Where") -> None:
     click.echo("all sites agree" if found.agree else "the sites do not agree")
 
 
-def _rows(answer: "Answer") -> list[dict[str, Any]]:
+def _rows(answer: "Answer", found: "Where") -> list[dict[str, Any]]:
     """A row a version, or one that says that there is none."""
-    names = ("version", "current", "time", "bytes", "tags", "lock", "catalog", "elsewhere")
+    names = ["version", "current", "time", "bytes", "tags", "lock", "catalog", "elsewhere"]
+    names += ["fits"] if found.tag_filter else []
     if not answer.versions:
         nothing = "cannot be asked" if answer.error else "none"
         return [{"site": answer.site, **dict.fromkeys(names), "version": nothing}]
@@ -95,8 +106,9 @@ def _rows(answer: "Answer") -> list[dict[str, Any]]:
             _lock(version),
             _catalog(answer, version),
             answer.elsewhere.get(version.version_id),
+            "yes" if found.fits(version) else None,
         )
-        rows.append({"site": answer.site, **dict(zip(names, shown, strict=True))})
+        rows.append({"site": answer.site, **dict(zip(names, shown, strict=False))})
     return rows
 
 

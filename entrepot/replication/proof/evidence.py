@@ -11,8 +11,9 @@ from entrepot import __version__
 from entrepot.catalog.certificates import save_certificate
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.rules import Rule
-from entrepot.errors import InvalidInput, Unsupported
+from entrepot.errors import InvalidInput
 from entrepot.replication.proof.certificate import Signer, sign
+from entrepot.replication.proof.record import Aspect
 from entrepot.replication.proof.statement import Verdict, Wanted, aspects_of
 
 
@@ -21,14 +22,7 @@ def wanted_of(rule: Rule, *, buckets: Sequence[str] = (), prefix: str = "", **ho
 
     Raises:
         InvalidInput: a bucket or prefix is outside of the rule.
-        Unsupported: the rule has a tag filter, so what it leaves at home would count as missing.
     """
-    if rule.tag_filter:
-        raise Unsupported(
-            "a rule with a tag filter cannot be proved",
-            hint="verify a rule over a prefix without one",
-            rule=rule.name,
-        )
     if outside := sorted(set(buckets) - set(rule.buckets)):
         raise InvalidInput(
             "the rule does not cover this bucket",
@@ -44,7 +38,9 @@ def wanted_of(rule: Rule, *, buckets: Sequence[str] = (), prefix: str = "", **ho
         rule=rule.name,
         buckets=tuple(sorted(buckets or rule.buckets)),
         prefix=max(rule.prefix, prefix, key=len),
-        aspects=aspects_of(rule.travels),
+        # With a tag filter deletes do not travel, and yet every version that fits does.
+        aspects=aspects_of(rule.travels) | ({Aspect.HISTORY} if rule.tag_filter else set()),
+        tag_filter=rule.tag_filter,
         **how,
     )
 

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 from entrepot.clock import derived_id, is_uuid
 from entrepot.codec.primitives import prefixed
 from entrepot.store.protocol import Attributes, Lock, LockMode, Version
+from entrepot.terms import fits
 
 SAMPLE_ALL = 1000
 """All of a thousand."""
@@ -50,6 +52,9 @@ class Aspect(StrEnum):
 class Profile:
     """What is compared. Without history, or loosely, a deleted key is as one that never was.
 
+    With a tag filter, only versions whose tags fit are, each by its tags at its site: all of them,
+    or the newest of each key without history; which version is current does not count then.
+
     ``sample`` is how many of a thousand versions are read at level ``CONTENT``, the same ones
     everywhere.
     """
@@ -58,6 +63,19 @@ class Profile:
     is_exact: bool = True
     aspects: frozenset[Aspect] = frozenset(Aspect)
     sample: int = SAMPLE_ALL
+    tag_filter: tuple[tuple[str, str], ...] = ()
+
+    def counts(self, version: Version) -> bool:
+        """Whether the version is of what is compared; it tells its tags where they are asked."""
+        if not self.tag_filter:
+            return True
+        tags = version.attributes.tags if version.attributes else {}
+        return not version.is_delete_marker and fits(tags, dict(self.tag_filter))
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether a listing without details tells all that is compared."""
+        return self.level is Level.LISTING and not self.tag_filter
 
     @property
     def has_history(self) -> bool:
@@ -76,6 +94,7 @@ class Profile:
         words += ["history"] if self.has_history else []
         words += [str(aspect) for aspect in aspects if aspect is not Aspect.HISTORY]
         words += [f"sample={self.sample}"] if self.level is Level.CONTENT else []
+        words += [f"tags={urlencode(sorted(self.tag_filter))}"] if self.tag_filter else []
         return " ".join(words)
 
 
@@ -117,7 +136,7 @@ def fact_of(version: Version, profile: Profile, *, sha256: str = "") -> Fact:
     plain = (
         identity(version) if is_exact else "",
         version.mtime_ms if is_exact else 0,
-        version.is_current,
+        version.is_current and not profile.tag_filter,
         version.is_delete_marker,
         version.size_bytes if is_object else 0,
         content if is_object else "",
@@ -145,7 +164,9 @@ def identity(version: Version) -> str:
 
 
 def in_order(facts: Sequence[Fact], profile: Profile) -> Facts:
-    """The facts that count, in the order of a record."""
+    """The facts that count, newest first as they are listed, in the order of a record."""
+    if not profile.has_history and profile.tag_filter:
+        return tuple(facts[:1])
     if not profile.has_history:
         return tuple(fact for fact in facts if fact.is_current and not fact.is_delete_marker)
     return tuple(sorted(facts, key=lambda fact: (-fact.mtime_ms, fact.version_id)))

@@ -35,6 +35,7 @@ class Wanted:
     level: Level = Level.ATTRIBUTES
     aspects: frozenset[Aspect] = frozenset(Aspect)
     sample: int = SAMPLE_ALL
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
     workers: int = 16
     settle_s: float = 2.0
 
@@ -146,6 +147,7 @@ class Verdict:
             "level": str(wanted.level),
             "aspects": sorted(map(str, wanted.aspects)),
             "sample_permille": wanted.sample,
+            **({"tag_filter": dict(wanted.tag_filter)} if wanted.tag_filter else {}),
             "sites": list(self.sites),
             "started": _instant(self.started),
             "finished": _instant(self.finished),
@@ -165,7 +167,13 @@ async def compare_bucket(sites: Sequence[Site], bucket: str, wanted: Wanted) -> 
     Raises:
         EntrepotError: a site could not be read whole, so nothing is known.
     """
-    ways = profiles(sites, level=wanted.level, aspects=wanted.aspects, sample=wanted.sample)
+    ways = profiles(
+        sites,
+        level=wanted.level,
+        aspects=wanted.aspects,
+        sample=wanted.sample,
+        tag_filter=wanted.tag_filter,
+    )
     proofs = [
         await verify(
             among,
@@ -231,7 +239,11 @@ def limits(sites: Sequence[Site], wanted: Wanted) -> tuple[str, ...]:
         for site in sorted(sites, key=lambda site: site.name)
         if not site.keeps_origin
     ]
-    if not profile.has_history:
+    if wanted.tag_filter:
+        found.append("only versions whose tags fit are compared, and not which version is current")
+        if not profile.has_history:
+            found.append("of each key, only the newest version that fits is compared")
+    elif not profile.has_history:
         found.append("noncurrent versions and delete markers are not compared")
     if wanted.level is Level.LISTING:
         found.append("headers, metadata, tags and locks are not compared")

@@ -132,6 +132,7 @@ class Reader:
     profile: Profile
     workers: int
     details: Details = field(init=False)
+    has_listed: bool = False
 
     def __post_init__(self) -> None:
         self.details = Details(self.site.store, self.bucket)
@@ -176,14 +177,18 @@ class Reader:
                 yield whole.add(await self.facts(page))
         yield whole.rest()
 
-    def pages(self, prefix: str, page_size: int = PAGE_MAX) -> AsyncGenerator[Page, None]:
+    async def pages(self, prefix: str, page_size: int = PAGE_MAX) -> AsyncGenerator[Page, None]:
         """The listing that the profile needs."""
-        is_listing = self.profile.level is Level.LISTING
-        return self.details.pages(prefix, page_size=page_size, details=not is_listing)
+        details = not self.profile.is_listed
+        listing = self.details.pages(prefix, page_size=page_size, details=details)
+        async with aclosing(listing) as pages:
+            async for page in pages:
+                self.has_listed |= bool(page.tokens)
+                yield page
 
     async def facts(self, page: Page) -> list[Named]:
         """What a page says, and what is asked for beside it; without what is gone by now."""
-        if self.profile.level is Level.LISTING:
+        if self.profile.is_listed:
             return self.listed(page)
         versions = page.versions
         await self.details.check(versions)
@@ -205,12 +210,16 @@ class Reader:
 
     def tells(self, versions: Sequence[Version]) -> bool:
         """Whether these say all that the profile compares beyond a listing's own."""
-        is_enough = self.profile.level is Level.ATTRIBUTES and self.details.tells
+        is_enough = self.profile.level is not Level.CONTENT and self.details.tells
         return is_enough and all(map(is_described, versions))
 
     def described(self, versions: Sequence[Version]) -> list[Named]:
         """What versions say that tell it all."""
-        return [(_name(version), self._fact(_unmarked(version))) for version in versions]
+        return [
+            (_name(version), self._fact(_unmarked(version)))
+            for version in versions
+            if self.profile.counts(version)
+        ]
 
     def _fact(self, version: Version, *, sha256: str = "") -> Fact:
         return fact_of(version, self.profile, sha256=sha256)
@@ -223,7 +232,8 @@ class Reader:
         async def work() -> None:
             for number, version in waiting:
                 try:
-                    found[number] = _name(version), await self._complete(version)
+                    if fact := await self._complete(version):
+                        found[number] = _name(version), fact
                 except BucketNotFound:
                     raise
                 except NotFound:
@@ -232,11 +242,14 @@ class Reader:
         await side_by_side(work() for _ in range(min(self.workers, len(versions))))
         return [named for named in found if named is not None]
 
-    async def _complete(self, version: Version) -> Fact:
-        counts = self.profile.has_history or version.is_current
-        if version.is_delete_marker or not counts:
+    async def _complete(self, version: Version) -> Fact | None:
+        is_asked = self.profile.has_history or version.is_current or self.profile.tag_filter
+        if is_asked:
+            version = await self._described(version)
+        if not self.profile.counts(version):
+            return None
+        if version.is_delete_marker or not is_asked:
             return self._fact(version)
-        version = await self._described(version)
         if is_sampled(version, self.profile):
             return self._fact(version, sha256=await self.sha256(version))
         return self._fact(version)
@@ -260,13 +273,18 @@ class Reader:
         async with aclosing(closed(listing)) as pages:
             async for page in pages:
                 for version in page.versions:
-                    counts = self.profile.is_exact or version.is_current
-                    is_it = self._fact(version).version_id == fact.version_id and counts
-                    if is_it and version.key.encode() == name:
+                    is_it = self._fact(version).version_id == fact.version_id
+                    if is_it and version.key.encode() == name and await self._is_shown(version):
                         return await self._sha256_if_there(version)
                 if page.versions and page.versions[-1].key.encode() != name:
                     break
         return ""
+
+    async def _is_shown(self, version: Version) -> bool:
+        """Whether a key's only fact may be of this version, or it has more than one."""
+        if self.profile.tag_filter:
+            return await self._complete(version) is not None
+        return self.profile.is_exact or version.is_current
 
     async def _sha256_if_there(self, version: Version) -> str:
         try:
@@ -328,8 +346,8 @@ async def survey(readers: Mapping[str, Reader], prefix: str = "") -> dict[str, R
             pages = await stack.enter_async_context(aclosing(reader.pages(prefix)))
             listings.append(await stack.enter_async_context(aclosing(ahead(pages))))
         roots = await _surveyed(list(readers.values()), listings, prefix.encode())
-    for reader, root in zip(readers.values(), roots, strict=True):
-        if not root.keys:
+    for reader in readers.values():
+        if not reader.has_listed:
             await reader.check_empty(prefix)
     return dict(zip(readers, roots, strict=True))
 
@@ -369,7 +387,7 @@ async def _told(
     if first and all(
         page and page.decode == first.decode and page.tokens == first.tokens for page in pages
     ):
-        if readers[0].profile.level is Level.LISTING:
+        if readers[0].profile.is_listed:
             return [readers[0].listed(first)] * len(readers)
         versions = first.versions
         if all(reader.tells(versions) for reader in readers):

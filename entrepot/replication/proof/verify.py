@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from entrepot.errors import InvalidInput
@@ -101,6 +102,7 @@ def profiles(
     level: Level,
     aspects: frozenset[Aspect] = frozenset(Aspect),
     sample: int = SAMPLE_ALL,
+    tag_filter: Mapping[str, str] = MappingProxyType({}),
 ) -> list[tuple[tuple[Site, ...], Profile]]:
     """Which sites are compared how.
 
@@ -108,7 +110,8 @@ def profiles(
     also compared loosely: the current version of each key, without id, time and history.
     """
     exact = tuple(site for site in sites if site.keeps_origin)
-    wanted = Profile(level=level, aspects=aspects, sample=sample)
+    pairs = tuple(sorted(tag_filter.items()))
+    wanted = Profile(level=level, aspects=aspects, sample=sample, tag_filter=pairs)
     found = [(exact, wanted)] if len(exact) > 1 else []
     if len(exact) < len(sites):
         found.append((tuple(sites), replace(wanted, is_exact=False)))

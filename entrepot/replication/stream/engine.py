@@ -21,7 +21,6 @@ from entrepot.catalog.buckets import Bucket, list_buckets
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.lease import Lease
 from entrepot.catalog.objects import outbox
-from entrepot.catalog.rule import Travel
 from entrepot.catalog.rules import Rule
 from entrepot.catalog.states import BucketMode, JobState
 from entrepot.catalog.streams import (
@@ -33,6 +32,7 @@ from entrepot.catalog.streams import (
 from entrepot.clock import SYSTEM_CLOCK, Clock
 from entrepot.errors import Busy, EntrepotError, RetryableError, Unavailable
 from entrepot.replication.stream.channel import Carrier, Channel, Counts, Options, listening
+from entrepot.terms import Travel
 
 KIND = "replicate_stream"
 LEASE_S = 6.0

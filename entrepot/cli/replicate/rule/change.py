@@ -27,11 +27,12 @@ def add_command(
     What is there already is seeded by the next sweep: entrepot replicate run NAME.
     """
     from entrepot.catalog.connect import Catalog
-    from entrepot.catalog.rule import Travel, rule_spec
+    from entrepot.catalog.rule import rule_spec
     from entrepot.catalog.rules import put_rule
     from entrepot.catalog.sites import list_sites
     from entrepot.config import load
     from entrepot.replication.promises import check_promises
+    from entrepot.terms import Travel
 
     check_name(name)
     usual = tuple(each for each in Travel if each is not Travel.VERSION_DELETES)
