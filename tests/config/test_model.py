@@ -138,10 +138,10 @@ def test_a_vault_at_no_site_is_said_where_it_is_opened() -> None:
 
 
 def test_a_cluster_is_named_or_the_only_one() -> None:
-    shop = {"name": "shop", "vault": "near", "conninfo": "host=db password=s3"}
+    shop = {"name": "shop", "vault": "near", "conninfo": "host=db password=hushed"}
     one = config(minio=MINIO, backup={"clusters": [shop]})
     assert one.cluster() == one.cluster("shop") == one.backup.clusters[0]
-    assert "s3" not in repr(one)
+    assert "hushed" not in repr(one)
     two = config(minio=MINIO, backup={"clusters": [shop, shop | {"name": "blog"}]})
     assert two.cluster("blog").name == "blog"
     for made, name in ((two, None), (one, "blog"), (config(minio=MINIO), None)):
