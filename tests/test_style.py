@@ -30,6 +30,7 @@ CATCH_ALL_ALLOWED: dict[str, str] = {
 
 PRINTERS = (
     "entrepot/cli/",
+    "entrepot/backup/postgres/client.py",  # a program of its own; Postgres logs what it says
     "entrepot/embedded/supervisor.py",  # a process of its own; its standard error is its log
 )
 

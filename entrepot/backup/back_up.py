@@ -279,7 +279,7 @@ class _Run:
 
     async def _publish(self, target: _Target, started_ms: int) -> str:
         await target.writer.finish()
-        await _check_stored(target)
+        await check_stored(target.vault, target.index)
         now_ms = self._now_ms()
         if now_ms - started_ms > HORIZON_S * 1000:
             raise LimitExceeded(
@@ -330,10 +330,10 @@ def _kept(entry: Entry, known: Entry | None, lane: _Lane) -> Entry | None:
     return replace(entry, chunks=known.chunks, digest=known.digest)
 
 
-async def _check_stored(target: _Target) -> None:
+async def check_stored(vault: Vault, index: Index) -> None:
     """That the store lists every pack that was counted on or added, in its length."""
-    listed = await target.vault.listed()
-    for pack in target.index.packs:
+    listed = await vault.listed()
+    for pack in index.packs:
         if listed.get(pack_name(pack.id)) != pack.size_bytes:
             raise IntegrityError(
                 "a pack of the vault went missing during the backup",

@@ -44,7 +44,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "vault": ("entrepot.cli.vault:vault_group", "Make vaults, and say who can open them."),
     "backup": (
         "entrepot.cli.backup.group:backup_group",
-        "Back up buckets into vaults, and see what is kept.",
+        "Back up buckets and Postgres into vaults, and see what is kept.",
     ),
     "restore": (
         "entrepot.cli.restore.group:restore_group",

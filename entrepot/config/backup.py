@@ -1,5 +1,6 @@
 """The section ``backup`` of ``config.yaml``: where backups go."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -40,16 +41,31 @@ class Vault(Section):
         return self
 
 
+class Cluster(Section):
+    """One Postgres server, whose WAL and base backups go to a vault."""
+
+    name: str = Field(description="Name of the cluster, in the vault too.", pattern=SITE_NAME)
+    vault: str = Field(description="Vault that it goes to.", pattern=SITE_NAME)
+    conninfo: Secret = Field(description="How a superuser reaches it: libpq's connection string.")
+    socket: Path | None = Field(
+        None, description="Socket of the WAL helper; null takes wal/NAME in the data directory."
+    )
+
+
 class Backup(Section):
     """Where backups go."""
 
     vaults: tuple[Vault, ...] = Field((), max_length=100, description="The vaults, by name.")
+    clusters: tuple[Cluster, ...] = Field(
+        (), max_length=100, description="The Postgres servers, by name."
+    )
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
-        seen = set[str]()
-        for n, vault in enumerate(self.vaults):
-            if vault.name in seen:
-                raise conflict(f"{vault.name} is taken by another vault", "vaults", n, "name")
-            seen.add(vault.name)
+        vaults = [each.name for each in self.vaults]
+        clusters = [each.name for each in self.clusters]
+        for kind, names in (("vault", vaults), ("cluster", clusters)):
+            for n, name in enumerate(names):
+                if name in names[:n]:
+                    raise conflict(f"{name} is taken by another {kind}", f"{kind}s", n, "name")
         return self

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field, SecretStr
 
-from entrepot.config.backup import Backup
+from entrepot.config.backup import Backup, Cluster
 from entrepot.config.fields import Section
 from entrepot.config.sections import (
     Caching,
@@ -145,6 +145,21 @@ class Config(Section):
             bucket=found.bucket,
             prefix=found.prefix,
         )
+
+    def cluster(self, name: str | None = None) -> Cluster:
+        """A Postgres server by its name, the only one by default; ``ConfigError``."""
+        clusters = self.backup.clusters
+        found = [each for each in clusters if name in (None, each.name)]
+        if len(found) != 1:
+            known = ", ".join(each.name for each in clusters)
+            raise ConfigError(
+                "there is no such Postgres cluster" if name or not found else "which cluster?",
+                hint=f"--cluster, one of: {known}"
+                if known
+                else "add it to backup.clusters in config.yaml",
+                cluster=name,
+            )
+        return found[0]
 
     def secrets(self) -> tuple[SecretStr, ...]:
         """Every secret that is set, for masking."""

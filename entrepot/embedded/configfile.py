@@ -10,6 +10,7 @@ import yaml
 
 from entrepot.embedded.paths import DataDir, write_text
 from entrepot.embedded.plan import REGION, Plan
+from entrepot.embedded.postgres import SUPERUSER
 from entrepot.embedded.process import HOST
 
 CONTROL_DATABASE = "entrepot_control"
@@ -51,11 +52,17 @@ def render(plan: Plan, data: DataDir) -> str:
             "local": {"path": str(data.root_key)},
         },
         "backup": {
-            "vaults": [{"name": "local", "site": plan.site_names[-1], "bucket": "entrepot-vault"}]
+            "vaults": [{"name": "local", "site": plan.site_names[-1], "bucket": "entrepot-vault"}],
+            "clusters": [{"name": "local", "vault": "local", "conninfo": _superuser(plan)}],
         },
         "security": {"secrets_key": "${ENTREPOT_SECRETS_KEY}"},
     }
     return _HEADER + yaml.safe_dump(settings, sort_keys=False)
+
+
+def _superuser(plan: Plan) -> str:
+    where = f"host={HOST} port={plan.ports['postgres']} user={SUPERUSER}"
+    return where + " password=${ENTREPOT_POSTGRES_SUPERUSER_PASSWORD}"
 
 
 def write_config(data: DataDir, plan: Plan) -> tuple[Plan, bool]:

@@ -1,4 +1,4 @@
-"""Records: indexes, snapshots and dooms, each sealed under its own name.
+"""Records: indexes, snapshots, dooms and files of WAL, each sealed under its own name.
 
 Invariant: a record opens only under the name and kind it was written for, in its vault.
 """
@@ -23,6 +23,10 @@ _MARK: Final = b"EPVR"
 _INFO: Final = b"entrepot/1 vault record"
 _HEAD_BYTES: Final = len(_MARK) + 1 + SALT_BYTES
 _NAME: Final = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]{16}")
+_WAL_NAME: Final = re.compile(
+    r"[a-z0-9][a-z0-9-]{0,62}/(system|([0-9A-F]{8})/"
+    r"\2(\.history|[0-9A-F]{16}(\.partial|\.[0-9A-F]{8}\.backup)?))"
+)
 
 
 class Kind(IntEnum):
@@ -31,11 +35,12 @@ class Kind(IntEnum):
     INDEX = 1
     SNAPSHOT = 2
     DOOM = 3
+    WAL = 4
     DRAFT = 5
 
     @property
     def folder(self) -> str:
-        return {1: "indexes", 2: "snapshots", 3: "dooms", 5: "drafts"}[self.value]
+        return {1: "indexes", 2: "snapshots", 3: "dooms", 4: "wal", 5: "drafts"}[self.value]
 
 
 def new_name(now: datetime, *, random: Random = new_bytes) -> str:
@@ -56,9 +61,16 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def check_name(name: str) -> None:
-    """``InvalidInput`` for what cannot name a record, so that no name is a path."""
-    if not is_name(name):
+def check_name(name: str, kind: Kind | None = None) -> None:
+    """``InvalidInput`` for what cannot name a record, so that no name leads elsewhere."""
+    if kind is Kind.WAL:
+        if not _WAL_NAME.fullmatch(name):
+            raise InvalidInput(
+                "this names no file of WAL in a vault",
+                hint="such as main/00000001/000000010000000000000003",
+                name=name,
+            )
+    elif not is_name(name):
         raise InvalidInput(
             "this names no record of a vault",
             hint="such as 20261125T224500123Z-0123456789abcdef: entrepot backup list",
@@ -76,7 +88,7 @@ def seal(
     random: Random = new_bytes,
 ) -> bytes:
     """The bytes of a record. Memory: twice the content."""
-    check_name(name)
+    check_name(name, kind)
     salt = random(SALT_BYTES)
     sealer = FrameSealer(
         derive(vault_key, salt=salt, info=_INFO), aad=_aad(vault_digest, kind, name)

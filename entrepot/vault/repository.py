@@ -186,6 +186,13 @@ class Vault:
     async def write(self, kind: Kind, content: bytes) -> str:
         """Store a record under a new name, and have it read back; its name."""
         name = records.new_name(self.clock.now(), random=self.random)
+        await self.write_as(kind, name, content)
+        if await self.read(kind, name) != content:
+            raise IntegrityError("the store gives back other bytes than were written", name=name)
+        return name
+
+    async def write_as(self, kind: Kind, name: str, content: bytes) -> None:
+        """Store a record under a name that follows from what it is; ``AlreadyExists``."""
         sealed = await asyncio.to_thread(
             records.seal,
             content,
@@ -196,13 +203,10 @@ class Vault:
             random=self.random,
         )
         await self.place.put(f"{kind.folder}/{name}", sealed)
-        if await self.read(kind, name) != content:
-            raise IntegrityError("the store gives back other bytes than were written", name=name)
-        return name
 
     async def read(self, kind: Kind, name: str) -> bytes:
         """The content of a record; ``NotFound``, ``IntegrityError``."""
-        records.check_name(name)
+        records.check_name(name, kind)
         sealed = await self.place.read(f"{kind.folder}/{name}")
         return await asyncio.to_thread(
             records.unseal,

@@ -53,6 +53,8 @@ caching.compression.enabled
 backup.vaults backup.vaults[].name backup.vaults[].bucket backup.vaults[].prefix
 backup.vaults[].site backup.vaults[].endpoint backup.vaults[].access_key
 backup.vaults[].secret_key backup.vaults[].region
+backup.clusters backup.clusters[].name backup.clusters[].vault backup.clusters[].conninfo
+backup.clusters[].socket
     replication.batch_timeout replication.max_replication_delay
     replication.retry_policy.max_retries replication.retry_policy.initial_backoff
     replication.retry_policy.max_backoff

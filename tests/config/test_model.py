@@ -135,3 +135,17 @@ def test_a_vault_at_no_site_is_said_where_it_is_opened() -> None:
     made = config(minio=MINIO, replication=REGIONS, backup={"vaults": [AT_A | {"site": "b"}]})
     with pytest.raises(ConfigError, match="none of the sites"):
         made.vault("near")
+
+
+def test_a_cluster_is_named_or_the_only_one() -> None:
+    shop = {"name": "shop", "vault": "near", "conninfo": "host=db password=hushed"}
+    one = config(minio=MINIO, backup={"clusters": [shop]})
+    assert one.cluster() == one.cluster("shop") == one.backup.clusters[0]
+    assert "hushed" not in repr(one)
+    two = config(minio=MINIO, backup={"clusters": [shop, shop | {"name": "blog"}]})
+    assert two.cluster("blog").name == "blog"
+    for made, name in ((two, None), (one, "blog"), (config(minio=MINIO), None)):
+        with pytest.raises(ConfigError, match="cluster"):
+            made.cluster(name)
+    with pytest.raises(ValidationError):
+        config(minio=MINIO, backup={"clusters": [shop, shop]})

@@ -1,0 +1,1 @@
+"""``entrepot backup postgres``: base backups, dumps, restores."""

@@ -1,0 +1,1 @@
+"""``entrepot backup wal``: WAL into a vault and out of it."""
