@@ -157,14 +157,15 @@ def _tar(dataset: Dataset, indexes: range) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for index in indexes:
+            body = dataset.body(index)
             entry = tarfile.TarInfo(dataset.key(index))
-            entry.size = dataset.size_bytes
+            entry.size = len(body)
             entry.mtime = BASE_MTIME_S + index
             entry.pax_headers = {
                 "minio.versionId": dataset.version_id(index),
                 "minio.metadata.Content-Type": "application/octet-stream",
             }
-            tar.addfile(entry, io.BytesIO(dataset.body(index)))
+            tar.addfile(entry, io.BytesIO(body))
     return out.getvalue()
 
 

@@ -38,6 +38,11 @@ RCLONE_MODES = {
     ),
 }
 
+RCLONE_TO_DISK = (
+    # Size and time are enough where only rclone writes: nothing is hashed where nothing changed.
+    *(flag for flag in RCLONE_MODES["rclone"] if flag != "--checksum"),
+)
+
 PEERS = ("mc", "rclone")
 MODES = (*MC_MODES, *RCLONE_MODES)
 
@@ -70,9 +75,25 @@ def _mc_env(scratch: Path, *endpoints: Endpoint) -> dict[str, str]:
 
 
 def _rclone(flags: Sequence[str], source: Endpoint, target: Endpoint, *, scratch: Path) -> Tool:
+    env = _rclone_env(scratch, source, target)
+
+    def tool(bucket: str) -> Measured:
+        places = [f"{endpoint.name}:{bucket}" for endpoint in (source, target)]
+        return run([str(rclone_path()), "sync", *flags, *places], env=env)
+
+    return tool
+
+
+def to_disk(source: Endpoint, bucket: str, directory: Path, *, scratch: Path) -> Measured:
+    """``rclone sync`` of a bucket into a directory."""
+    command = [str(rclone_path()), "sync", *RCLONE_TO_DISK, f"{source.name}:{bucket}"]
+    return run([*command, str(directory)], env=_rclone_env(scratch, source))
+
+
+def _rclone_env(scratch: Path, *endpoints: Endpoint) -> dict[str, str]:
     env = {"HOME": str(scratch), "RCLONE_CONFIG": str(scratch / "rclone.conf")}
     (scratch / "rclone.conf").touch()
-    for endpoint in (source, target):
+    for endpoint in endpoints:
         settings = {
             "TYPE": "s3",
             "PROVIDER": "Minio",
@@ -83,12 +104,7 @@ def _rclone(flags: Sequence[str], source: Endpoint, target: Endpoint, *, scratch
         }
         for name, value in settings.items():
             env[f"RCLONE_CONFIG_{endpoint.name.upper()}_{name}"] = value
-
-    def tool(bucket: str) -> Measured:
-        places = [f"{endpoint.name}:{bucket}" for endpoint in (source, target)]
-        return run([str(rclone_path()), "sync", *flags, *places], env=env)
-
-    return tool
+    return env
 
 
 def drop(endpoint: Endpoint, bucket: str, *, mc: Path, scratch: Path) -> None:

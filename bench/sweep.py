@@ -174,7 +174,7 @@ def _names(known: Sequence[str]) -> Callable[..., tuple[str, ...]]:
 def _case(bench: Bench, name: str, *, scale: float) -> dict[str, Any]:
     measure, dataset = CASES[name]
     dataset = scaled(dataset, scale)
-    return table.case(name, dataset, measure(bench, name, dataset))
+    return table.case(name, [dataset], measure(bench, name, dataset))
 
 
 def _say(line: str) -> None:

@@ -20,7 +20,9 @@ from bench.measure import MIB, Measured
 OURS = "ours"
 
 
-def case(name: str, dataset: Dataset, runs: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
+def case(
+    name: str, datasets: Sequence[Dataset], runs: Mapping[str, Sequence[Measured]]
+) -> dict[str, Any]:
     """One entry of ``cases``; seconds and MiB, medians over the runs."""
     peers = {tool: _wall_s(found) for tool, found in runs.items() if tool != OURS}
     best_s = min(peers.values(), default=None)
@@ -31,8 +33,8 @@ def case(name: str, dataset: Dataset, runs: Mapping[str, Sequence[Measured]]) ->
     shares = [run.prefect_share for run in ours if run.prefect_share is not None]
     return {
         "name": name,
-        "objects": dataset.count,
-        "bytes": dataset.count * dataset.size_bytes,
+        "objects": sum(dataset.count for dataset in datasets),
+        "bytes": sum(dataset.count * dataset.size_bytes for dataset in datasets),
         "ours_s": _rounded(work_s),
         "ours_fixed_start_s": _rounded(start_s),
         "ours_total_s": _rounded(total_s),
@@ -77,13 +79,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(report: Mapping[str, Any], console: Console | None = None) -> None:
+def show(
+    report: Mapping[str, Any], console: Console | None = None, *, title: str = "Sweep"
+) -> None:
     """The table for people: one line a case and tool, best peer and ratio at ours."""
     where = report["machine"]
     table = Table(
-        title=f"Sweep, median of {report['runs']} on {where['cores']} cores, Linux "
+        title=f"{title}, median of {report['runs']} on {where['cores']} cores, Linux "
         f"{where['kernel']}",
-        caption="ours: without the flow run's fixed start, which stands after the +",
+        caption="ours: without the fixed start, which stands after the +",
     )
     table.add_column("case", no_wrap=True)
     table.add_column("tool", no_wrap=True)

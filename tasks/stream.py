@@ -178,6 +178,7 @@ def _travels(route: Route) -> Travels:
         removals=Travel.VERSION_DELETES in route.travels,
         tags=Travel.TAGS in route.travels,
         locks=Travel.LOCKS in route.travels,
+        tag_filter=route.tag_filter,
     )
 
 

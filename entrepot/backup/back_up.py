@@ -4,17 +4,16 @@ Invariant: a snapshot is published when all that it refers to is stored, indexed
 store's listing; a run that is killed leaves none. Every ``DRAFT_BYTES`` a draft is written, and the
 next run reads nothing again that a draft has.
 
-Memory: one page of the listing (4,096 entries), ``parallel`` objects on their way with up to 12 MiB
-each, and for each vault its index and its writer.
+Memory: three pages of the listing (4,096 entries each), ``parallel`` objects on their way with up
+to 12 MiB each, and for each vault its index and its writer.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-
-from blake3 import blake3
 
 from entrepot.backup.parents import Known, Parents, is_same
 from entrepot.clock import SYSTEM_CLOCK, Clock
@@ -35,6 +34,10 @@ DRAFT_BYTES: Final = 4 << 30
 
 HORIZON_S: Final = 7 * 24 * 3600.0
 """A prune waits so long between dooming packs and removing them; no backup may take longer."""
+
+
+AHEAD: Final = 2
+"""Pages on their way behind the one that is waited for."""
 
 
 @dataclass(slots=True)
@@ -94,6 +97,10 @@ class _Lane:
             size_bytes=self.count.size_bytes,
             pages=tuple(self.pages),
         )
+
+
+_Page = list[list[Entry | None]]
+"""For each entry of a page what became of it in each lane."""
 
 
 async def back_up(
@@ -187,25 +194,34 @@ class _Run:
                         if known.source == tree.source:
                             parents.add(target.vault, target.index, known)
                 lanes.append(_Lane(target, await target.vault.keys_of(domain), parents, tree))
-            async for page in pages(source.entries()):
-                await self._page(source, page, lanes)
+            done = await stack.enter_async_context(aclosing(self._done(source, lanes)))
+            async for page in done:
+                await _take(page, lanes)
                 if self._undrafted_bytes >= self._draft_bytes:
                     await self._draft(lanes, started_ms)
             for lane in lanes:
                 lane.target.trees.append(lane.made())
         return [lane.count for lane in lanes]
 
-    async def _page(self, source: Source, page: Sequence[Entry], lanes: Sequence[_Lane]) -> None:
-        known = [await lane.parents.known(page) for lane in lanes]
-        done = await side_by_side(self._entry(source, entry, lanes, known) for entry in page)
-        for lane, entries in zip(lanes, zip(*done, strict=True), strict=True):
-            kept = [entry for entry in entries if entry is not None]
-            lane.count.entries += len(kept)
-            lane.count.size_bytes += sum(entry.size_bytes for entry in kept)
-            lane.count.vanished += len(entries) - len(kept)
-            if kept:
-                chunks = await asyncio.to_thread(_page_chunks, kept, lane)
-                lane.pages += await lane.target.writer.store(chunks, lane.keys)
+    async def _done(self, source: Source, lanes: Sequence[_Lane]) -> AsyncGenerator[_Page, None]:
+        """Page by page what came of its entries; the next ones are listed and read meanwhile.
+
+        Without them every page would end with few reads under way, and wait for the listing.
+        """
+        under_way: deque[asyncio.Task[_Page]] = deque()
+        try:
+            async for page in pages(source.entries()):
+                known = [await lane.parents.known(page) for lane in lanes]
+                works = [self._entry(source, entry, lanes, known) for entry in page]
+                under_way.append(asyncio.create_task(side_by_side(works)))
+                if len(under_way) > AHEAD:
+                    yield await under_way.popleft()
+            while under_way:
+                yield await under_way.popleft()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _entry(
         self, source: Source, entry: Entry, lanes: Sequence[_Lane], known: Sequence[Known]
@@ -230,13 +246,11 @@ class _Run:
     async def _read(self, source: Source, entry: Entry, lanes: Sequence[_Lane]) -> list[Entry]:
         """Read a version once, into every lane."""
         intakes = [Intake(lane.target.writer, lane.keys) for lane in lanes]
-        digest, size_bytes = blake3(), 0
         async with source.open(entry) as pieces:
             async for piece in pieces:
-                size_bytes += len(piece)
-                digest.update(piece)
                 for intake in intakes:
                     await intake.feed(piece)
+        size_bytes = intakes[0].came_bytes
         if size_bytes != entry.size_bytes:
             raise IntegrityError(
                 "a version has another length than its listing says",
@@ -249,9 +263,9 @@ class _Run:
         for lane in lanes:
             lane.count.read += 1
             lane.count.read_bytes += size_bytes
-        ids = [await intake.finish() for intake in intakes]
-        whole = digest.digest()
-        return [replace(entry, chunks=each, digest=whole if len(each) > 1 else b"") for each in ids]
+        return [
+            replace(entry, chunks=await intake.finish(), digest=intake.digest) for intake in intakes
+        ]
 
     async def _draft(self, lanes: Sequence[_Lane], started_ms: int) -> None:
         """Make what was read so far known to the next run, should this one be killed."""
@@ -284,6 +298,18 @@ class _Run:
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
+
+
+async def _take(page: _Page, lanes: Sequence[_Lane]) -> None:
+    """Count and store a page whose entries are done, in each lane."""
+    for lane, entries in zip(lanes, zip(*page, strict=True), strict=True):
+        kept = [entry for entry in entries if entry is not None]
+        lane.count.entries += len(kept)
+        lane.count.size_bytes += sum(entry.size_bytes for entry in kept)
+        lane.count.vanished += len(entries) - len(kept)
+        if kept:
+            chunks = await asyncio.to_thread(_page_chunks, kept, lane)
+            lane.pages += await lane.target.writer.store(chunks, lane.keys)
 
 
 def _page_chunks(entries: Sequence[Entry], lane: _Lane) -> list[Chunk]:

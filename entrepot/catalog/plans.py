@@ -22,6 +22,10 @@ PAGES_MAX = 1000
 """Pages of one plan, 4 MiB at most each; a batch of 1,000 keys comes to about 100 KiB."""
 
 
+RESTORE = ":restore"
+"""In place of a rule's name: a plan that brings a bucket back; no rule can be called so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A sealed plan of one bucket."""
@@ -41,7 +45,7 @@ async def add_page(catalog: Catalog, *, job_id: UUID, shard: int, number: int, b
     if number >= PAGES_MAX:
         raise LimitExceeded(
             "the plan is too long to be kept",
-            hint="plan a prefix at a time: entrepot replicate run RULE --prefix P --dry-run --save",
+            hint="plan a prefix at a time: --prefix P",
             pages=number,
             most=PAGES_MAX,
         )
@@ -70,7 +74,7 @@ async def seal_plan(
     rule: str,
     bucket: str,
     prefix: str,
-    totals: Mapping[str, int],
+    totals: Mapping[str, Any],
 ) -> Plan:
     """Make the pages of a job a plan."""
     digest = await _digest(catalog, job_id)
@@ -90,7 +94,7 @@ async def get_plan(catalog: Catalog, *, plan_id: UUID) -> Plan:
     async with catalog.begin() as connection:
         row = (await connection.execute(select(t.Plan).where(t.Plan.id == plan_id))).one_or_none()
     if row is None:
-        hint = "entrepot replicate run RULE --dry-run --save"
+        hint = "entrepot replicate plans, entrepot restore status"
         raise NotFound("no such plan", hint=hint, plan=str(plan_id))
     plan = _plan(row)
     if await _digest(catalog, plan_id) != plan.sha256:
@@ -98,11 +102,29 @@ async def get_plan(catalog: Catalog, *, plan_id: UUID) -> Plan:
     return plan
 
 
-async def list_plans(catalog: Catalog, *, limit: int = 20) -> tuple[Plan, ...]:
-    """The plans that were made last, newest first."""
-    query = select(t.Plan).order_by(t.Plan.created_at.desc()).limit(limit)
+async def list_plans(
+    catalog: Catalog, *, limit: int = 20, restores: bool = False
+) -> tuple[Plan, ...]:
+    """The plans that were made last, newest first: of rules, or of restores."""
+    kind = t.Plan.rule == RESTORE if restores else t.Plan.rule != RESTORE
+    query = select(t.Plan).where(kind).order_by(t.Plan.created_at.desc()).limit(limit)
     async with catalog.begin() as connection:
         return tuple(map(_plan, await connection.execute(query)))
+
+
+async def undo_plan(catalog: Catalog, *, plan_id: UUID) -> Plan:
+    """The plan back, which was recorded while ``plan_id`` was carried out; ``NotFound``."""
+    undoes = t.Plan.totals["undoes"].astext == str(plan_id)
+    query = select(t.Plan).where(t.Plan.rule == RESTORE, undoes)
+    async with catalog.begin() as connection:
+        row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NotFound(
+            "the plan was not carried out to its end, so nothing is to be undone yet",
+            hint=f"entrepot restore apply {plan_id}, then undo it",
+            plan=str(plan_id),
+        )
+    return _plan(row)
 
 
 async def pages(catalog: Catalog, *, plan_id: UUID) -> AsyncIterator[bytes]:

@@ -46,6 +46,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "entrepot.cli.backup.group:backup_group",
         "Back up buckets and Postgres into vaults, and see what is kept.",
     ),
+    "restore": (
+        "entrepot.cli.restore.group:restore_group",
+        "Bring buckets back to an instant, and undo that.",
+    ),
     "quota": ("entrepot.cli.quota:quota_group", "Count and show what tenants hold."),
     "webhook": ("entrepot.cli.webhook:webhook", "Let others start deployments."),
     "token": ("entrepot.cli.token:token_group", "Let programs call the API."),

@@ -18,13 +18,14 @@ from entrepot.errors import SetupError
 
 @dataclass(frozen=True)
 class Program:
-    """A program and where it is from; ``says`` is how its answer to ``--version`` begins."""
+    """A program and where it is from; ``says`` is how its answer to ``asked`` begins."""
 
     name: str
     module: str
     version: str
     variable: str
     says: str
+    asked: str = "--version"
 
 
 # The last public commit of each.
@@ -59,6 +60,15 @@ GARAGE = Program(
     variable="ENTREPOT_GARAGE",
     says=r"garage .*\[features",
 )
+# Another program for backups: what ours is measured against.
+RESTIC = Program(
+    name="restic",
+    module="github.com/restic/restic/cmd/restic",
+    version="v0.18.1",
+    variable="ENTREPOT_RESTIC",
+    says=r"restic 0\.(1[7-9]|[2-9]\d)\.",  # an older one may be on PATH
+    asked="version",
+)
 
 
 def minio(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
@@ -74,6 +84,11 @@ def mc(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
 def versitygw(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
     """The Versity S3 gateway; builds it if need be (a minute). Raises ``SetupError``."""
     return _find(VERSITYGW, progress)
+
+
+def restic(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
+    """``restic``, 0.17 or newer; builds it if need be (a minute). Raises ``SetupError``."""
+    return _find(RESTIC, progress)
 
 
 def garage(*, progress: Callable[[str], None] = lambda _line: None) -> Path:
@@ -117,7 +132,7 @@ def _given(program: Program) -> Path | None:
 def _is(program: Program, path: str) -> bool:
     try:
         told = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, check=False, timeout=30
+            [path, program.asked], capture_output=True, text=True, check=False, timeout=30
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

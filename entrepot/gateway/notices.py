@@ -20,7 +20,7 @@ RECORDS_MAX: Final = 100
 
 _CREATED, _REMOVED = "ObjectCreated:", "ObjectRemoved:"
 _ALTERED: Final = ("PutTagging", "DeleteTagging", "PutRetention", "PutLegalHold")
-"""Changes of a version that is there: as in a sweep, they do not travel."""
+"""Changes of a version that is there: of its tags, or its lock."""
 _INTERNAL: Final = "Internal: "
 """How MinIO's own agents begin that write or remove, its lifecycle among them."""
 
@@ -48,7 +48,7 @@ def parse_notification(body: bytes) -> tuple[Told | None, ...]:
 def _told(record: Any) -> Told | None:
     try:
         kind = record["eventName"].removeprefix("s3:")
-        if not kind.startswith((_CREATED, _REMOVED)) or kind.endswith(_ALTERED):
+        if not kind.startswith((_CREATED, _REMOVED)):
             return None
         bucket, told = record["s3"]["bucket"]["name"], record["s3"]["object"]
         key, version_id = unquote_plus(told["key"], errors="strict"), told.get("versionId", "")
@@ -64,6 +64,7 @@ def _told(record: Any) -> Told | None:
             version_id,
             removed=kind.startswith(_REMOVED),
             expired=agent.startswith(_INTERNAL),
+            altered=kind.endswith(_ALTERED),
             time_ms=_time_ms(told.get("sequencer", ""), record.get("eventTime", "")),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:

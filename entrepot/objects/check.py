@@ -81,14 +81,22 @@ async def check(
     return found
 
 
-async def observe(ground: Ground, bucket: Bucket, entries: Sequence[Version]) -> int:
+async def observe(
+    ground: Ground, bucket: Bucket, entries: Sequence[Version], *, tagged: bool = False
+) -> int:
     """Record versions of an adopted bucket, as a listing or a notification tells of them.
 
     Those that are known stay as they are: the stamp that is derived from a version's time is
     frozen when it is first seen. Those that a receiver is bringing, or that were removed here, are
-    left out. Returns how many were new.
+    left out. Returns how many were new. ``tagged``: with the tags that the entries tell, so that
+    later changes of these can be told; not of those that have more than they tell.
     """
-    seen = [row_of(ground.site, bucket, entry) for entry in entries]
+    seen = []
+    for entry in entries:
+        row, attributes = row_of(ground.site, bucket, entry), entry.attributes
+        if tagged and attributes and attributes.tag_count == len(attributes.tags):
+            row = replace(row, attributes={**row.attributes, "tags": dict(attributes.tags)})
+        seen.append(row)
     return await _enter(ground, seen, but_known=True)
 
 

@@ -6,7 +6,7 @@ the target's catalog before its bytes are in the store, and its removal is annou
 done: what the target's store then tells of either is no news.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.change import announce_removal, revoke_removal
@@ -18,6 +18,14 @@ from entrepot.errors import (
     NotFound,
     Unavailable,
     Unsupported,
+)
+from entrepot.objects.altered import (
+    COMING,
+    STAMPS,
+    bring_tags,
+    correct_tags,
+    expect_lock,
+    is_altered,
 )
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import stored_key
@@ -60,19 +68,57 @@ class Copier:
                 hint="set the clocks of both sites by NTP",
                 site=self._target.site,
             )
-        went = 0
-
-        async def send() -> None:
-            nonlocal went
-            went = await self._send(bucket, row, context)
-
         try:
-            received = await self.receiver.admit(bucket, row, send)
+            return await self._copy(bucket, row, context)
         except BucketNotFound:
             raise
         except NotFound:  # removed at the source since
             return 0
+
+    async def _copy(self, bucket: Bucket, row: ObjectRow, context: Context) -> int:
+        arriving, went, tags = self._arriving(row), 0, None
+        is_there = not row.is_delete_marker and await self._has(bucket, row)
+        if is_there:  # a sweep was here first
+            tags = await self._target.store.tags(
+                bucket.name, stored_key(row.key), version_id=row.version_id
+            )
+            kept = {name: each for name, each in arriving.attributes.items() if name != STAMPS}
+            arriving = replace(arriving, attributes={**kept, "tags": dict(tags)})
+
+        async def send() -> None:
+            nonlocal went
+            went = 0 if is_there else await self._send(bucket, row, context)
+
+        received = await self.receiver.admit(bucket, arriving, send)
+        if received is Received.TAKEN and not is_there and not row.is_delete_marker:
+            where = stored_key(row.key), row.version_id
+            copied = context.tagged.pop(where, {})
+            if copied != arriving.attributes.get("tags"):  # changed since it was recorded
+                await correct_tags(self._target, bucket, row, copied)
+        elif received is not Received.REMOVED and is_altered(row):
+            await self._alter(bucket, row, context)
         return went if received is Received.TAKEN else 0
+
+    def _arriving(self, row: ObjectRow) -> ObjectRow:
+        """The row as the target's own begins: without what the rule leaves behind."""
+        left = {COMING} | (set() if Travel.LOCKS in self.travels else {"lock"})
+        kept = {name: value for name, value in row.attributes.items() if name not in left}
+        if Travel.TAGS not in self.travels:
+            kept = {name: value for name, value in kept.items() if name != STAMPS} | {"tags": {}}
+        return replace(row, attributes=kept)
+
+    async def _alter(self, bucket: Bucket, row: ObjectRow, context: Context) -> None:
+        """Give the version there the later changes of its tags, and the lock that it has here."""
+        target = self._target
+        if Travel.TAGS in self.travels:
+            await bring_tags(target, bucket, row, actor=self.actor)
+        where = bucket.name, stored_key(row.key), row.version_id
+        await self._check_lock(where, context)
+        if Travel.LOCKS not in self.travels:
+            return
+        if lock := await context.locks.get(context.sites[_SOURCE], where):
+            await expect_lock(target, bucket, row, lock)
+            await context.locks.put(context.sites[_TARGET], where, lock, context.findings)
 
     async def remove(self, bucket: Bucket, key: str, version_id: str) -> None:
         """Take a version away at the target; ``AccessDenied`` where it is locked there."""
@@ -91,8 +137,6 @@ class Copier:
         if row.is_delete_marker:
             origin = Origin(row.version_id, row.stamp.time_ms)
             await self._target.store.delete(bucket.name, key, origin=origin)
-            return 0
-        if await self._has(bucket, row):  # a sweep was here first
             return 0
         await self._check_lock((bucket.name, key, row.version_id), context)
         copy = Copy(

@@ -1,4 +1,5 @@
-"""What a store says of an adopted bucket, taken into the catalog: new versions, removed ones.
+"""What a store says of an adopted bucket, taken into the catalog: new versions, removed ones,
+other tags and locks.
 
 Invariant: a notice says where to look, and the store what is there, so it may come twice, late or
 in any order. It starts no loop: a version that has a row, that a receiver is bringing or that was
@@ -13,7 +14,8 @@ from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.change import strike_row
 from entrepot.catalog.objects.facts import Changes, Event, ObjectRow
 from entrepot.clock import is_uuid
-from entrepot.errors import NotFound, Unsupported
+from entrepot.errors import AccessDenied, BucketNotFound, NotFound, Unsupported
+from entrepot.objects.altered import learn
 from entrepot.objects.check import observe
 from entrepot.objects.ground import Ground
 from entrepot.objects.names import shown_key
@@ -32,13 +34,14 @@ class Notice:
     """One version of a key, as the store names both.
 
     ``time_ms`` is its time (Unix ms), where it was told; a look knows whole seconds. ``expired``:
-    a lifecycle did it.
+    a lifecycle did it. ``altered``: the version was there, and has other tags or another lock.
     """
 
     key: str
     version_id: str
     removed: bool = False
     expired: bool = False
+    altered: bool = False
     time_ms: int | None = None
 
 
@@ -47,6 +50,7 @@ class Noticed(StrEnum):
 
     NEW = "new"
     REMOVED = "removed"
+    ALTERED = "altered"
     KNOWN = "known"  # also what is gone already, and one of our own replicas
 
 
@@ -62,11 +66,43 @@ async def take(ground: Ground, bucket: Bucket, notice: Notice) -> Noticed:
             version=notice.version_id,
         )
     found = await _look(ground, bucket, notice)
+    if found is not None and notice.altered:
+        await observe(ground, bucket, [found])
+        return await _altered(ground, bucket, notice)
     if found is not None:
-        return Noticed.NEW if await observe(ground, bucket, [found]) else Noticed.KNOWN
+        new = await observe(ground, bucket, [await _tagged(ground, bucket, found)], tagged=True)
+        return Noticed.NEW if new else Noticed.KNOWN
     if notice.removed and await strike(ground, bucket, notice, is_replica=notice.expired):
         return Noticed.REMOVED
     return Noticed.KNOWN
+
+
+async def _altered(ground: Ground, bucket: Bucket, notice: Notice) -> Noticed:
+    name = shown_key(notice.key), notice.version_id
+    try:
+        is_news = await learn(ground, bucket, *name, actor=ACTOR, is_told=True)
+    except BucketNotFound:
+        raise
+    except NotFound:  # gone since
+        return Noticed.KNOWN
+    except AccessDenied as error:  # sent again, it would hold up all behind it
+        raise Unsupported("its tags or its lock may not be read", bucket=bucket.name) from error
+    return Noticed.ALTERED if is_news else Noticed.KNOWN
+
+
+async def _tagged(ground: Ground, bucket: Bucket, version: Version) -> Version:
+    """The version with its tags, so that later changes of them can be told."""
+    attributes = version.attributes
+    if attributes is None or not attributes.tag_count:
+        return version
+    where = bucket.name, version.key
+    try:
+        tags = await ground.store.tags(*where, version_id=version.version_id)
+    except BucketNotFound:
+        raise
+    except (AccessDenied, NotFound):
+        return version
+    return replace(version, attributes=replace(attributes, tags=tags))
 
 
 async def strike(
@@ -105,6 +141,7 @@ async def _look(ground: Ground, bucket: Bucket, notice: Notice) -> Version | Non
 
     A look by its id tells that for certain, where a listing may hide a key.
     """
+    seen: Version | None = None
     try:
         seen = await ground.store.head(bucket.name, notice.key, version_id=notice.version_id)
     except NotFound as error:
@@ -115,7 +152,7 @@ async def _look(ground: Ground, bucket: Bucket, notice: Notice) -> Version | Non
             return replace(seen, mtime_ms=notice.time_ms)
     async for version in stored_versions(ground, bucket, notice.key):
         if version.version_id == notice.version_id:
-            return version
+            return replace(version, attributes=seen.attributes if seen else None)
     raise Unsupported(
         "no listing shows this version, so its time is not known",
         hint="it is left to the sweep",

@@ -118,10 +118,20 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
 
 
 async def find_in_store(
-    ground: Ground, bucket: Bucket, key: str, version_id: str | None
+    ground: Ground,
+    bucket: Bucket,
+    key: str,
+    version_id: str | None,
+    *,
+    mtime_ms: int | None = None,
 ) -> ObjectRow:
-    """The row as the store alone knows it: for adopted buckets, and without the catalog."""
+    """The row as the store alone knows it: for adopted buckets, and without the catalog.
+
+    ``mtime_ms`` is the version's time from a listing; a look at it knows whole seconds only.
+    """
     version = await ground.store.head(bucket.name, stored_key(key), version_id=version_id)
+    if mtime_ms is not None:
+        version = replace(version, mtime_ms=mtime_ms)
     return await read_in_store(ground, bucket, version)
 
 

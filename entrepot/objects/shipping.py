@@ -6,18 +6,19 @@ opened when they are needed first, so one that is down holds up nobody but the c
 it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.connect import Catalog
 from entrepot.catalog.objects.facts import ObjectRow, WriteKind
 from entrepot.catalog.objects.outbox import Waiting
-from entrepot.catalog.objects.read import history_of, newest_versions
+from entrepot.catalog.objects.read import get_version, history_of, newest_versions
 from entrepot.catalog.states import BucketMode
-from entrepot.errors import AlreadyExists, Unsupported
+from entrepot.errors import AlreadyExists, BucketNotFound, NotFound, Unsupported
 from entrepot.objects.copies import Copier, site_of
+from entrepot.objects.forks import Made, fork
 from entrepot.objects.ground import Ground
 from entrepot.objects.lineage import contender
 from entrepot.objects.names import stored_key
@@ -25,10 +26,10 @@ from entrepot.objects.receive import SMALL_BYTES, Heed, Received, Receiver
 from entrepot.objects.removal import HELD, TAGGED
 from entrepot.objects.service import Objects
 from entrepot.replication.stream.conflicts import Met, Side
-from entrepot.store.protocol import Body, Store
+from entrepot.store.protocol import Body, Store, Version
 from entrepot.store.retry import RetryStore
 from entrepot.store.throttle import Purse, ThrottledStore
-from entrepot.terms import Travel
+from entrepot.terms import Travel, fits
 
 OpenSite = Callable[[str], Awaitable[Objects]]
 """The objects of a site, opened once however often they are asked for."""
@@ -39,18 +40,27 @@ NEW = (WriteKind.PUT, WriteKind.COMPLETE)
 WRITTEN = (*NEW, WriteKind.DELETE)
 """Kinds of events that say that somebody wrote the key."""
 
+SEEN = "take-up"
+"""The kind of event that says that a version was found in the store of an adopted bucket."""
+
+TAG = "tag"
+"""The kind of event that says that a version was given other tags."""
+
 REMOVE = "remove"
 """The kind of event that says that a version was taken away for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Travels:
-    """What of a rule's buckets goes to its other sites, beside the objects themselves."""
+    """What of a rule's buckets goes to its other sites, beside the objects themselves; of objects
+    those that bear the tags of ``tag_filter``.
+    """
 
     delete_markers: bool = True
     removals: bool = False
     tags: bool = True
     locks: bool = True
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
 
 
 class Shipping:
@@ -104,9 +114,12 @@ class Shipping:
         receiver = await self._to()
         bucket = await _bucket_of(receiver.ground, item, await source.bucket(item.bucket))
         row = item.row
+        if row is not None and not await self._fits(source, receiver.ground, bucket, row):
+            return 0
         if bucket.mode is BucketMode.ADOPTED:
             copier = self._copying(source, receiver)
             if row is not None:
+                await self._meet(item, source, receiver.ground, bucket)
                 return await copier.copy(bucket, row)
             await copier.remove(bucket, item.key, item.version_id)
         elif row is not None:
@@ -122,6 +135,41 @@ class Shipping:
         if row is None:
             return item.kind == REMOVE and travels.removals
         return not row.is_quarantined and (travels.delete_markers or not row.is_delete_marker)
+
+    async def _fits(self, source: Ground, target: Ground, bucket: Bucket, row: ObjectRow) -> bool:
+        """Whether the version is of the rule: its tags fit here, or those of its copy there did
+        until now, which is told how they have changed.
+        """
+        wanted = self._travels.tag_filter
+        if not wanted or row.is_delete_marker:
+            return True
+        if bucket.mode is BucketMode.ADOPTED:
+            name = bucket.name, stored_key(row.key), row.version_id
+            return any([fits(await _tags(each, *name), wanted) for each in (source, target)])
+        if fits(row.attributes.get("tags", {}), wanted):
+            return True
+        there = await get_version(
+            target.catalog, bucket_id=bucket.id, key=row.key, version_id=row.version_id
+        )
+        return there is not None and fits(there.attributes.get("tags", {}), wanted)
+
+    async def _meet(self, item: Waiting, source: Ground, target: Ground, bucket: Bucket) -> None:
+        """Tell of a conflict over a key of an adopted bucket, before a version of it is brought."""
+        if self._met is None or not (item.kind == SEEN or self._travels.tag_filter):
+            return
+        assert item.bucket is not None
+        name, where = stored_key(item.key), (source, await source.bucket(item.bucket))
+        found = await fork(where, (target, bucket), name, counts=self._counts)
+        if found is not None:
+            await self._met(bucket.name, name, *map(_side_of, found))
+
+    async def _counts(self, ground: Ground, bucket: Bucket, version: Version) -> bool:
+        """Whether a stored version of an adopted bucket is of the rule."""
+        if version.is_delete_marker:
+            return self._travels.delete_markers
+        wanted = self._travels.tag_filter
+        name = bucket.name, version.key, version.version_id
+        return not wanted or fits(await _tags(ground, *name), wanted)
 
     def _copying(self, source: Ground, receiver: Receiver) -> Copier:
         copier = self._copier
@@ -147,23 +195,42 @@ class Shipping:
     def _heed(self, item: Waiting, row: ObjectRow, target: Bucket) -> Heed | None:
         """What looks for a conflict once the version is there."""
         met = self._met
-        if met is None or item.kind not in WRITTEN:
+        # A version that begins to fit arrives as one that was just written.
+        written = (*WRITTEN, TAG) if self._travels.tag_filter else WRITTEN
+        if met is None or item.kind not in written:
             return None
 
         async def heed(before: ObjectRow | None) -> None:
             source, here = [await self._ground(name) for name in self._names]
-            before = before or await _before(here, target, row)
+            if before is None or not self._is_meant(before):
+                before = await self._before(here, target, row)
             # Whoever lost to a write tells of it where it was made: once, then.
             if before is None or before.stamp.site != here.site:
                 return
-            if before.is_delete_marker and not self._travels.delete_markers:
-                return
             history = await history_of(source.catalog, bucket_id=item.bucket_id, key=row.key)
             if (served := contender(row, before, history)) is not None:
+                served = served if self._is_meant(served) else row
                 sides = _side(source, served), _side(here, before)
                 await met(target.name, stored_key(row.key), *sides)
 
         return heed
+
+    def _is_meant(self, row: ObjectRow) -> bool:
+        """Whether a version of a managed bucket is of the rule, by its row alone."""
+        if row.is_delete_marker:
+            return self._travels.delete_markers
+        return fits(row.attributes.get("tags", {}), self._travels.tag_filter)
+
+    async def _before(self, here: Ground, bucket: Bucket, row: ObjectRow) -> ObjectRow | None:
+        """The newest of the target's own writes that are older than a version which came earlier,
+        or came above something that the rule is not about.
+        """
+        known = await history_of(here.catalog, bucket_id=bucket.id, key=row.key)
+        mine = [each for each in known if not each.is_quarantined and self._is_meant(each)]
+        older = (each for each in mine if each.stamp < row.stamp)
+        is_served = any(each.stamp == row.stamp for each in mine)
+        own = (each for each in older if each.stamp.site == here.site)
+        return next(own, None) if is_served else None
 
     async def _ground(self, name: str) -> Ground:
         """The site, whose store is paid for where the rule has limits."""
@@ -190,6 +257,16 @@ async def _stored(source: Ground, bucket: str, row: ObjectRow) -> AsyncIterator[
         yield body
 
 
+async def _tags(ground: Ground, bucket: str, name: str, version_id: str) -> Mapping[str, str]:
+    """The tags of a version in the store; none where it is not there."""
+    try:
+        return await ground.store.tags(bucket, name, version_id=version_id)
+    except BucketNotFound:
+        raise
+    except NotFound:
+        return {}
+
+
 def _paid(store: Store, purse: Purse) -> Store:
     """Each try is paid for."""
     if isinstance(store, RetryStore):
@@ -197,13 +274,10 @@ def _paid(store: Store, purse: Purse) -> Store:
     return ThrottledStore(store, purse)
 
 
-async def _before(ground: Ground, bucket: Bucket, row: ObjectRow) -> ObjectRow | None:
-    """The newest of the site's own writes that are older than a version which came earlier."""
-    known = await history_of(ground.catalog, bucket_id=bucket.id, key=row.key)
-    older = (each for each in known if each.stamp < row.stamp and not each.is_quarantined)
-    is_served = any(each.stamp == row.stamp and not each.is_quarantined for each in known)
-    own = (each for each in older if each.stamp.site == ground.site)
-    return next(own, None) if is_served else None
+def _side_of(made: Made) -> Side:
+    version = made.version
+    site = site_of(made.ground, 0)
+    return Side(site, version.version_id, version.mtime_ms, version.is_delete_marker)
 
 
 def _side(ground: Ground, row: ObjectRow) -> Side:

@@ -75,7 +75,7 @@ class Managed(_BucketSource):
                 most=PAGE_MAX,
             ):
                 for row in page:
-                    yield _entry_of_row(row)
+                    yield entry_of_row(row)
                 after, before = page[-1].key, page[-1].stamp
 
     @asynccontextmanager
@@ -107,14 +107,14 @@ class Adopted(_BucketSource):
     async def _entry(self, version: Version) -> Entry:
         """With what the listing of most endpoints does not tell asked for."""
         if version.is_delete_marker or version.attributes is not None:
-            return _entry_of_version(version)
+            return entry_of_version(version)
         store, place = self._ground.store, (self.name, version.key)
         found = await store.head(*place, version_id=version.version_id)
         attributes = found.attributes or Attributes()
         tags: Mapping[str, str] = {}
         if attributes.tag_count:
             tags = await store.tags(*place, version_id=version.version_id)
-        return _entry_of_version(version, attributes, tags)
+        return entry_of_version(version, attributes, tags)
 
     def open(self, entry: Entry) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes of a version."""
@@ -128,7 +128,8 @@ class Adopted(_BucketSource):
             yield aiter(body)
 
 
-def _entry_of_row(row: ObjectRow) -> Entry:
+def entry_of_row(row: ObjectRow) -> Entry:
+    """A row of the catalog, with what only it knows beside."""
     attributes = from_json(row.attributes)
     known = {
         "stamp": str(row.stamp),
@@ -153,11 +154,12 @@ def _entry_of_row(row: ObjectRow) -> Entry:
     )
 
 
-def _entry_of_version(
+def entry_of_version(
     version: Version,
     attributes: Attributes | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Entry:
+    """A version that the store told of; ``attributes`` and ``tags`` where it did so apart."""
     attributes = attributes or version.attributes or Attributes()
     return Entry(
         key=version.key,

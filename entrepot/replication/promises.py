@@ -65,11 +65,11 @@ def check_swept(rule: RuleSpec) -> None:
 
 
 def streams(rule: RuleSpec) -> bool:
-    """Whether a stream does what the rule says: the latest write wins, whatever its tags are.
+    """Whether a stream does what the rule says: the latest write wins.
 
     Other rules are kept by sweeps alone: a stream that runs ahead would decide for them.
     """
-    return set(rule.conflict.values()) <= {Choice.LAST} and not (rule.tag_filter or unkept(rule))
+    return set(rule.conflict.values()) <= {Choice.LAST} and not unkept(rule)
 
 
 def _needed(rule: RuleSpec) -> list[tuple[Capability, str]]:

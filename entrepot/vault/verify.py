@@ -39,7 +39,7 @@ from entrepot.vault.repository import (
     read_slot,
     ring_slot,
 )
-from entrepot.vault.snapshots import Entry, Tree, parse_page
+from entrepot.vault.snapshots import Entry, Snapshot, Tree, parse_page
 
 READ_AHEAD: Final = 2
 PAGES: Final = 8
@@ -254,21 +254,24 @@ async def verify(vault: Vault, level: Level = Level.READ, budget: Budget = ALL) 
     """Check a vault up to ``level``; of its packs, those of ``budget`` are read."""
     notes = _Notes()
     await _check_file_and_slots(vault, notes)
-    packs = await _check_indexes(vault, notes)
+    named = await _check_indexes(vault, notes)
     doomed = await _check_dooms(vault, notes)
-    index = await asyncio.to_thread(Index, packs, without=doomed)
-    there = await _check_listing(vault, index.packs, doomed, notes)
+    packs = [pack for pack in named.values() if pack.id not in doomed]
+    listed = await _check_listing(vault, packs, doomed, notes)
+    lost = {pack.id for pack in packs if listed.get(pack.id) != pack.size_bytes}
+    index = await asyncio.to_thread(Index, packs, without=lost)
+    await _check_drafts(vault, notes)
     closure = _Closure(vault, index, notes)
     names = await vault.names(Kind.SNAPSHOT)
     for name in names:
         await closure.check(name, deep=level >= Level.CLOSURE)
-    reading, cursor = planned(index.packs, budget) if level >= Level.READ else ([], "")
-    proven_bytes = await _check_packs(vault, [p for p in reading if p.id in there], notes)
+    reading, cursor = planned(packs, budget) if level >= Level.READ else ([], "")
+    proven_bytes = await _check_packs(vault, [p for p in reading if p.id in listed], notes)
     return Report(
         level,
         snapshots=len(names),
-        packs=len(index.packs),
-        pack_bytes=sum(pack.size_bytes for pack in index.packs),
+        packs=len(packs),
+        pack_bytes=sum(pack.size_bytes for pack in packs),
         chunks=len(index),
         used_chunks=closure.used_chunks,
         read_packs=len(reading),
@@ -310,11 +313,13 @@ async def _records(vault: Vault, kind: Kind, notes: _Notes) -> AsyncIterator[tup
             notes.fail(f"{kind.folder}/{name}", error)
 
 
-async def _check_indexes(vault: Vault, notes: _Notes) -> list[PackInfo]:
-    found: list[PackInfo] = []
+async def _check_indexes(vault: Vault, notes: _Notes) -> dict[bytes, PackInfo]:
+    """The packs that indexes name, by id; of one that several name, what the first says."""
+    found: dict[bytes, PackInfo] = {}
     async for name, content in _records(vault, Kind.INDEX, notes):
         try:
-            found += index_records.parse(content)
+            for pack in index_records.parse(content):
+                found.setdefault(pack.id, pack)
         except IntegrityError as error:
             notes.fail(f"{Kind.INDEX.folder}/{name}", error)
     return found
@@ -330,20 +335,29 @@ async def _check_dooms(vault: Vault, notes: _Notes) -> frozenset[bytes]:
     return frozenset(found)
 
 
+async def _check_drafts(vault: Vault, notes: _Notes) -> None:
+    """Whether they open: what they name is of backups that may never be finished."""
+    async for name, content in _records(vault, Kind.DRAFT, notes):
+        try:
+            Snapshot.parse(content)
+        except PermanentError as error:
+            notes.fail(f"{Kind.DRAFT.folder}/{name}", error)
+
+
 async def _check_listing(
     vault: Vault, packs: Sequence[PackInfo], doomed: Set[bytes], notes: _Notes
-) -> set[bytes]:
-    """Compare what indexes name with what lies there; the ids of packs that do."""
+) -> dict[bytes, int]:
+    """Compare what indexes name with what lies there; the lengths of packs that do, by id."""
     left = {pack_name(pack.id): pack for pack in packs}
     passed_over = {pack_name(pack) for pack in doomed}
-    there: set[bytes] = set()
+    there: dict[bytes, int] = {}
     async for found in vault.place.list("packs"):
         pack = left.pop(found.name, None)
         if pack is None:
             if found.name not in passed_over:
                 notes.orphan(found.name)
             continue
-        there.add(pack.id)
+        there[pack.id] = found.size_bytes
         if pack.size_bytes != found.size_bytes:
             notes.damage(found.name, f"it has {found.size_bytes} bytes of {pack.size_bytes}")
     for name in left:
@@ -369,6 +383,8 @@ class _Closure:
         """One snapshot; ``deep``: also what it names."""
         try:
             snapshot = await self._vault.snapshot(name)
+        except NotFound:  # a prune has removed it since
+            return
         except PermanentError as error:
             self._notes.fail(f"{Kind.SNAPSHOT.folder}/{name}", error)
             return

@@ -1,5 +1,6 @@
 """Buckets into vaults: all that a bucket holds, only what changed, and nothing half."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from entrepot.store.protocol import Attributes
 from entrepot.vault.reader import read_chunks
 from entrepot.vault.records import Kind
 from entrepot.vault.repository import Vault
-from entrepot.vault.snapshots import Entry, Tree
+from entrepot.vault.snapshots import Entry, Tree, ends_page
 from entrepot.vault.source import Source, disjoint
 from tests.objects.worlds import new_bucket_name
 
@@ -96,12 +97,15 @@ async def test_only_what_changed_is_read(objects: Objects, vault: Vault, adopted
     assert first.counts[name].read == 5 and again.counts[name].read == 0
     assert again.new_bytes == 0 and again.parent == first.snapshot
     assert (await tree_of(vault, again, name)).pages == (await tree_of(vault, first, name)).pages
-    edited = body("gone")[:10_000] + b"edit" + body("gone")[10_000:]
-    await objects.put(name, "b/gone", edited)
+    long = body("long", 200_000)  # many chunks of 16 KiB at most, wherever this vault cuts
+    await objects.put(name, "b/long", long)
+    await back_up([vault], [source])
+    edited = long[:100_000] + b"edit" + long[100_000:]
+    await objects.put(name, "b/long", edited)
     (third,) = await back_up([vault], [source])
     assert (third.counts[name].read, third.counts[name].read_bytes) == (1, len(edited))
-    assert 0 < third.new_bytes < 15_000 < len(edited)
-    entry = next(e for e in (await kept(vault, third, name)).values() if e.key == "b/gone")
+    assert 0 < third.new_bytes < len(edited) / 2
+    entry = next(e for e in (await kept(vault, third, name)).values() if e.key == "b/long")
     assert await bytes_of(vault, entry) == edited
 
 
@@ -217,3 +221,41 @@ async def test_a_pack_that_was_lost_is_stored_again(objects: Objects, vault: Vau
     found = await kept(vault, backed, name)
     changed = next(entry for entry in found.values() if entry.key == "a/changed")
     assert await bytes_of(vault, changed) == body("changed 2")
+
+
+class Waiting:
+    """A source in which the end of the first page is read when the next page has begun."""
+
+    kind, site, name, tenant = "bucket", "site-a", "waiting", ""
+
+    def __init__(self) -> None:
+        self.prefixes: tuple[str, ...] = ()
+        self._keys = [f"{n:04d}" for n in range(600)]
+        self._last = next(n for n, key in enumerate(self._keys) if ends_page(key))
+        self._next_began = asyncio.Event()
+
+    async def entries(self) -> AsyncIterator[Entry]:
+        for key in self._keys:
+            yield Entry(key, "1", 0, size_bytes=4, etag=key)
+
+    async def settings(self) -> dict[str, str]:
+        return {}
+
+    @asynccontextmanager
+    async def open(self, entry: Entry) -> AsyncIterator[AsyncIterator[bytes]]:
+        if entry.key > self._keys[self._last]:
+            self._next_began.set()
+        if entry.key == self._keys[self._last]:
+            await self._next_began.wait()
+        yield _pieces(entry.key.encode())
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def test_a_page_is_read_while_the_one_before_it_ends(vault: Vault) -> None:
+    async with asyncio.timeout(60):
+        (backed,) = await back_up([vault], [Waiting()])
+    found = await kept(vault, backed, "waiting")
+    assert [key for key, _ in found] == [f"{n:04d}" for n in range(600)]

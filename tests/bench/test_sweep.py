@@ -114,7 +114,7 @@ def test_figures_are_medians_and_leave_the_fixed_start_out() -> None:
         "rclone": runs(8, 4, 1),
         "ours": runs(5, 3, 30, fixed_start_s=2, prefect_share=0.05),
     }
-    case = table.case("warm", SMALL, found)
+    case = table.case("warm", [SMALL], found)
     assert case["peers"] == {"mc": 6, "rclone": 4}
     assert (case["ours_s"], case["ours_fixed_start_s"], case["ours_total_s"]) == (3, 2, 5)
     assert (case["ratio_to_best"], case["ratio_total_to_best"]) == (0.75, 1.25)

@@ -88,7 +88,7 @@ def test_a_tag_filter_by_command_line_and_rest(stack: Running) -> None:
         assert "--travels metadata" in refused.stderr
     assert stack.json(*RULE, "edit", bucket, *hot)["tag_filter"] == {"class": "hot"}
     [status] = stack.json("replicate", "status", bucket)
-    assert (status["tag_filter"], status["streamed"]) == ({"class": "hot"}, False)
+    assert (status["tag_filter"], status["streamed"]) == ({"class": "hot"}, True)
     for key, tags in (("in", "class=hot&n=1"), ("out", "class=cold")):
         stack.s3("site-a").put_object(Bucket=bucket, Key=key, Body=b"1", Tagging=tags)
     stack.ended(stack.start("replicate/nightly", {"rule": bucket}))

@@ -16,6 +16,8 @@ DEPLOYMENTS = {
     "check_catalog.daily": ("bulk", "15 4 * * *"),
     "verify_replication.daily": ("bulk", "45 3 * * *"),
     "replicate_stream.always": ("critical", "*/10 * * * *"),
+    "back_up.nightly": ("bulk", "30 1 * * *"),
+    "restore.on-demand": ("critical", None),
 }
 
 
@@ -69,11 +71,13 @@ def test_each_deployment_is_there_once_and_scheduled(stack: Running) -> None:
         queue, cron = DEPLOYMENTS[name]
         assert (each["work_pool_name"], each["work_queue_name"]) == ("entrepot", queue)
         assert not each["paused"]
-        [schedule] = each["schedules"]
-        assert schedule["active"]
-        assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, "UTC")
-        # A stream's next run waits beside the one before, and those of single rules.
-        most = 8 if name == "replicate_stream.always" else 1
+        schedules = [(s["schedule"]["cron"], s["schedule"]["timezone"]) for s in each["schedules"]]
+        assert schedules == ([(cron, "UTC")] if cron else [])
+        # Backups wait until there is a vault.
+        assert all(s["active"] is (name != "back_up.nightly") for s in each["schedules"])
+        # A stream's next run waits beside the one before, and those of single rules; buckets come
+        # back side by side.
+        most = 8 if name in ("replicate_stream.always", "restore.on-demand") else 1
         assert each["global_concurrency_limit"]["limit"] == most
         assert each["enforce_parameter_schema"]
         assert each["description"]

@@ -44,7 +44,10 @@ def test_who_did_it_and_what() -> None:
     agent = {"userAgent": "Internal: [ILM-Expiry]"}
     [expired] = told(eventName="s3:ObjectRemoved:DeleteAllVersions", source=agent)
     assert expired and expired.notice.removed and expired.notice.expired
-    for name in ("s3:ObjectCreated:PutTagging", "s3:ObjectAccessed:Head", "s3:Replication:x", ""):
+    for name in ("PutTagging", "DeleteTagging", "PutRetention", "PutLegalHold"):
+        [altered] = told(eventName=f"s3:ObjectCreated:{name}")
+        assert altered and altered.notice.altered and not altered.notice.removed
+    for name in ("s3:ObjectAccessed:Head", "s3:Replication:x", ""):
         assert told(eventName=name) == (None,)
 
 

@@ -100,7 +100,7 @@ class Vault:
         self._compare_indexes()
 
     def records(self, kind: int) -> dict[str, bytes]:
-        folder = {1: "indexes/", 2: "snapshots/", 3: "dooms/"}[kind]
+        folder = {1: "indexes/", 2: "snapshots/", 3: "dooms/", 5: "drafts/"}[kind]
         return {
             (name := path[len(folder) :]): open_record(self.file, self.key, kind, name, data)
             for path, data in self.files.items()

@@ -25,10 +25,11 @@ async def made(name: str) -> dict[str, bytes]:
     """The objects of the vault of that name."""
     vault = await new_vault(clock=Steps(), random=counting(name))
     await vault.add_recipient("auditor", PUBLIC)
-    await back_up(vault)
+    name_of_snapshot = await back_up(vault)
     packs = [counting(f"pack {number}")(32).hex() for number in range(40)]
     doom = {"since_ms": 1_764_000_002_000, "packs": packs}
     await vault.write(Kind.DOOM, json.dumps(doom).encode())
+    await vault.write(Kind.DRAFT, (await vault.snapshot(name_of_snapshot)).dump())
     return await files_of(vault.place)
 
 

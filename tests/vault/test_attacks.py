@@ -24,7 +24,7 @@ from entrepot.vault.packs import PackOpener, layout, rows
 from entrepot.vault.reader import read_chunk
 from entrepot.vault.records import Kind
 from entrepot.vault.repository import Vault, pack_name
-from entrepot.vault.snapshots import parse_page
+from entrepot.vault.snapshots import Snapshot, parse_page
 from entrepot.vault.verify import Level, check_pack, pack_of, verify
 from entrepot.vault.writer import writing
 from tests.codec.making import noise
@@ -52,6 +52,7 @@ async def files() -> dict[str, bytes]:
     await vault.add_recipient("auditor", PUBLIC)
     await back_up(vault, SMALL)
     await vault.write(Kind.DOOM, b'{"since_ms":1,"packs":[]}')
+    await vault.write(Kind.DRAFT, Snapshot(0, 1, ()).dump())
     return await files_of(vault.place)
 
 
@@ -82,6 +83,8 @@ async def is_harmless(files: Mapping[str, bytes], name: str, altered: bytes) -> 
     try:
         vault = await Vault.open(place, HeldRing())
         await vault.doomed()
+        for draft in await vault.names(Kind.DRAFT):
+            Snapshot.parse(await vault.read(Kind.DRAFT, draft))
         return await contents(vault) == [SMALL, SMALL]
     except EntrepotError:
         return True
@@ -96,7 +99,7 @@ async def is_found(files: Mapping[str, bytes], name: str, altered: bytes) -> boo
     return name == "vault" or name.startswith("slots/ring")
 
 
-FOLDERS = ["vault", "slots/ring", "slots/auditor", "indexes", "snapshots", "dooms"]
+FOLDERS = ["vault", "slots/ring", "slots/auditor", "indexes", "snapshots", "dooms", "drafts"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -217,9 +220,16 @@ async def test_packs_that_are_swapped_are_no_other_bytes(files: dict[str, bytes]
     one, two = (name for name in files if name.startswith("packs/"))
     place = await with_files({**files, one: files[two], two: files[one]})
     vault = await Vault.open(place, HeldRing())
-    with pytest.raises(IntegrityError):
+    with pytest.raises((IntegrityError, NotFound)):
         await contents(vault)
+    with pytest.raises(IntegrityError):
+        index = Index(await vault.packs())
+        await read_chunk(vault, index, next(iter(rows_of(index)))[:32])
     assert {found.name for found in (await verify(vault)).damaged} >= {one, two}
+
+
+def rows_of(index: Index) -> Iterator[bytes]:
+    return (pack.rows for pack in index.packs)
 
 
 async def test_a_blob_of_another_pack_is_none() -> None:

@@ -75,6 +75,7 @@ def test_golden_vaults_are_read_from_the_docs(name: str, private: bytes | None) 
     assert [entries for _, entries in vault.trees()] == [CONTENT, CONTENT]
     assert [tree["domain"] for tree, _ in vault.trees()] == [["", 0], ["acme", 3]]
     assert len(vault.records(3)) == 1
+    assert list(vault.records(5).values()) == list(vault.records(2).values())
 
 
 @names

@@ -74,6 +74,19 @@ async def test_a_missing_pack(files: Files) -> None:
         assert report.proven_share < 1
 
 
+async def test_a_missing_pack_whose_chunks_were_stored_again(files: Files) -> None:
+    """It is missing all the same, but no key needs it any more."""
+    name = in_folder(files, "packs")[0]
+    vault = await vault_of({key: data for key, data in files.items() if key != name})
+    lost = [found.name for found in (await verify(vault, Level.CLOSURE)).missing]
+    assert len(lost) > 1  # also what is hit by it
+    await back_up(vault)
+    await back_up(vault, {**CONTENT, "new": noise(9000)})
+    report = await verify(vault)
+    assert [found.name for found in report.missing] == [name]
+    assert (await contents(vault))[-1] == {**CONTENT, "new": noise(9000)}
+
+
 async def test_a_pack_of_another_length(files: Files) -> None:
     (name, *_) = in_folder(files, "packs")
     for data in (files[name][:-1], files[name] + b"x", b""):
@@ -141,10 +154,12 @@ async def test_a_pack_whose_name_is_right_and_whose_index_is_not() -> None:
         type(one)(one.id, one.size_bytes, one.header, two.rows),
         type(one)(one.id, one.size_bytes, two.header, one.rows),
         type(one)(one.id, one.size_bytes, one.header, one.rows[40:]),
+        type(one)(one.id, one.size_bytes, one.header, one.rows[:-40]),
         type(one)(one.id, one.size_bytes + 1, one.header, one.rows),
         type(one)(two.id, one.size_bytes, one.header, one.rows),
     ):
         assert check_pack(info, data[0], keys)
+    assert check_pack(type(one)(one.id, one.size_bytes, two.header, one.rows), data[0], None)
     assert not check_pack(one, data[0], keys)
     writer_of_wrong = PackWriter(keys)
     writer_of_wrong.add(keys.chunk_id(b"other"), b"a chunk under the id of another")

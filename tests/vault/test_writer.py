@@ -1,7 +1,9 @@
 """Writing with faults: whatever breaks, and whenever, running again ends as if nothing had."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,7 @@ from entrepot.errors import AlreadyExists, IntegrityError, InvalidInput, NotFoun
 from entrepot.store.memory import MemoryStore
 from entrepot.store.protocol import Capability
 from entrepot.store.retry import RetryPolicy, RetryStore
+from entrepot.store.wrapper import StoreWrapper
 from entrepot.testing.faulty import (
     OK,
     Corrupt,
@@ -28,7 +31,7 @@ from entrepot.vault.reader import read_chunks
 from entrepot.vault.records import Kind
 from entrepot.vault.repository import RING_NAME, Vault
 from entrepot.vault.verify import verify
-from entrepot.vault.writer import OPEN_PACKS, UPLOADS, writing
+from entrepot.vault.writer import OPEN_PACKS, UPLOADS, _to_its_end, writing
 from tests.codec.making import noise
 from tests.vault.making import (
     ACME,
@@ -104,6 +107,37 @@ async def test_a_put_that_was_refused_is_made_again(
     place, broken = faulty(memory, {"put": [Refuse(), LoseAnswer(), OK, Refuse()]}, capabilities)
     await back_up(await Vault.create(place, HeldRing(), cutting=SMALL))
     assert not broken.left
+
+
+async def test_a_lost_answer_is_looked_for_before_another_try(
+    memory: MemoryStore, capabilities: frozenset[Capability]
+) -> None:
+    place, broken = faulty(memory, {"put": [LoseAnswer()]}, capabilities)
+    await place.put("slots/a", b"one")
+    assert broken.calls.count("put") == 1
+
+
+class Late(StoreWrapper):
+    """Its first put is told to have failed, and comes to pass just before the second."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self._late: list[Callable[[], Awaitable[Any]]] = []
+
+    async def put(self, *args: Any, **more: Any) -> Any:
+        if not self._late:
+            self._late.append(lambda: super(Late, self).put(*args, **more))
+            raise Unavailable("the answer is lost, and the request under way")
+        await self._late[0]()
+        return await super().put(*args, **more)
+
+
+async def test_a_write_that_comes_late_is_no_other_writer(
+    memory: MemoryStore, capabilities: frozenset[Capability]
+) -> None:
+    place = VaultPlace(Late(memory), BUCKET, PREFIX, capabilities)
+    await place.put("slots/a", b"one")
+    assert await place.read("slots/a") == b"one"
 
 
 async def test_an_endpoint_that_stays_away_is_said(
@@ -243,6 +277,25 @@ async def test_a_caller_that_is_cancelled_harms_no_other(
     assert (await verify(vault)).is_sound
 
 
+async def test_who_waits_for_a_thread_leaves_after_it(capabilities: frozenset[Capability]) -> None:
+    """However often it is cancelled: until then nobody else may seal into that pack."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def call() -> None:
+        started.set()
+        go_on.wait(60)
+
+    task = asyncio.create_task(_to_its_end(call))
+    await asyncio.to_thread(started.wait, 60)
+    for _ in range(5):
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_two_writers_at_once(
     memory: MemoryStore, capabilities: frozenset[Capability]
 ) -> None:
@@ -340,13 +393,23 @@ async def test_reads_that_break_are_errors_and_leave_no_task(
 async def test_a_reader_that_stops_early_leaves_no_task(
     memory: MemoryStore, capabilities: frozenset[Capability]
 ) -> None:
+    """Also where what it has asked for ahead never comes."""
     vault = await opened(faulty(memory, {}, capabilities)[0])
     async with writing(vault) as writer:
         ids = await store_bytes(writer, vault, noise(30_000))
+    index = await vault.index()
+
+    async def never(_seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    broken = FaultyStore(memory, {"get": [OK, Delay(1)]}, sleep=never)
     before = asyncio.all_tasks()
-    reading = read_chunks(vault, await vault.index(), ids)
+    slow = Vault(VaultPlace(broken, BUCKET, PREFIX), vault.file, vault.key)
+    reading = read_chunks(slow, index, ids)
     assert await anext(reading)
-    await reading.aclose()
+    assert asyncio.all_tasks() != before
+    async with asyncio.timeout(60):
+        await reading.aclose()
     assert asyncio.all_tasks() == before
     with pytest.raises(NotFound):
         async for _ in read_chunks(vault, Index(), ids):

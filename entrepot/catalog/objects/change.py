@@ -116,7 +116,8 @@ async def alter_row(
         attributes, changes = decide(row := to_row(found[0]))
         given = named | {"attributes": json.dumps(dict(attributes))}
         await transaction.at_once((_ALTER, given))
-        effects = await write(transaction, changes, recorder=recorder)
+        is_told = changes != Changes()
+        effects = await write(transaction, changes, recorder=recorder) if is_told else ()
         return replace(row, attributes=attributes), effects
 
 

@@ -9,7 +9,7 @@ with three sites a write goes out twice from where it was made, and no loop is p
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -82,13 +82,15 @@ class Route:
         each for each in Travel if each is not Travel.VERSION_DELETES
     )
     minting: tuple[str, ...] = ()
+    tag_filter: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rule: Rule, *, minting: Iterable[str] = ()) -> Self:
         """The route of a rule: every site ships, or the one source of a one-way rule."""
         sources = rule.sites if rule.source is None else (rule.source,)
         mints = tuple(name for name in rule.sites if name in set(minting))
-        return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources, rule.travels, mints)
+        what = rule.travels, mints, rule.tag_filter
+        return cls(rule.name, rule.buckets, rule.prefix, rule.sites, sources, *what)
 
     @property
     def is_one_way(self) -> bool:

@@ -12,10 +12,10 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from html import unescape
-from io import BytesIO
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from entrepot.clock import SYSTEM_CLOCK, Clock
@@ -45,6 +45,7 @@ from entrepot.store.s3.trailer import CONTENT, framed, trailing
 ERROR_MAX_BYTES = 64 * 1024
 XML_MAX_BYTES = 16 * 1024 * 1024
 AT_ONCE_BYTES = 1024 * 1024
+PIECE_BYTES = 256 * 1024
 READ_BUFFER_BYTES = 512 * 1024  # 256 KiB is what one socket read brings; two of them
 
 _BY_CODE: Mapping[str, type[EntrepotError]] = {
@@ -255,11 +256,29 @@ def check_key(key: str) -> None:
 
 def _payload(
     body: Source | None, headers: Mapping[str, str]
-) -> bytes | BytesIO | AsyncIterator[bytes | memoryview] | None:
+) -> bytes | aiohttp.Payload | AsyncIterator[bytes | memoryview] | None:
     if isinstance(body, bytes):
         # Written at once, which aiohttp warns of above 1 MiB; larger ones go piece by piece.
-        return body if len(body) <= AT_ONCE_BYTES else BytesIO(body)
+        return body if len(body) <= AT_ONCE_BYTES else _Pieces(body)
     return body and measured(body, int(headers["content-length"]))
+
+
+class _Pieces(aiohttp.Payload):
+    """Bytes in memory, written piece by piece. aiohttp's own way, ``BytesIO``, copies them all."""
+
+    _value: bytes
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value)
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        view = memoryview(self._value)
+        for at in range(0, len(view), PIECE_BYTES):
+            await writer.write(view[at : at + PIECE_BYTES])
 
 
 async def _read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:

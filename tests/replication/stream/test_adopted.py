@@ -8,6 +8,7 @@ import pytest
 
 from entrepot.catalog.objects import outbox
 from entrepot.objects.recover import recover
+from entrepot.objects.shipping import Travels
 from tests.objects.worlds import new_bucket_name
 from tests.replication.stream.adopted import Told
 from tests.replication.stream.worlds import counted, route_over, running, until
@@ -89,6 +90,7 @@ async def test_locks_travel(told: Told) -> None:
 
 async def test_a_version_that_is_locked_there_is_not_removed(told: Told) -> None:
     """It is a dead letter, stays in store and catalog, and goes once nothing holds it."""
+    told.world.travels = Travels(removals=True, locks=False)
     bucket = await told.bucket(new_bucket_name(), locked=True)
     where = {"Bucket": bucket, "Key": "k"}
     a, b = (told.world[site].ground for site in SITES)

@@ -80,11 +80,11 @@ async def apart(world: World, bucket: str) -> None:
 async def written(world: World, site: str, bucket: str, key: str, body: bytes) -> ObjectRow:
     """A write, and no site will give a time as early as its own: their clocks run ahead a bit."""
     row = await world[site].put(bucket, key, body)
-    await until(lambda: _past(world, bucket, site))
+    await until(lambda: past(world, bucket, site))
     return row
 
 
-async def _past(world: World, bucket: str, site: str) -> bool:
+async def past(world: World, bucket: str, site: str) -> bool:
     newest = max(row.stamp.time_ms for row in await world[site].versions(bucket))
     return SYSTEM_CLOCK.now().timestamp() * 1000 > newest + 1
 
@@ -291,7 +291,7 @@ async def test_the_other_side_can_be_taken(
         await world["site-b"].put(bucket, "k", lost)
     else:
         await world["site-b"].delete(bucket, "k")
-    await until(lambda: _past(world, bucket, "site-b"))
+    await until(lambda: past(world, bucket, "site-b"))
     await world["site-a"].put(bucket, "k", b"won")
     async with running(world.stream(route_over(bucket, SITES))):
         await drained(world)

@@ -24,6 +24,7 @@ from tests.replication.stream.worlds import counted, drained, route_over, runnin
 
 A, B = "site-a", "site-b"
 SITES = (A, B)
+TAGGED = "s3:ObjectCreated:PutTagging"
 CREATED, MARKED, REMOVED = (
     *("s3:ObjectCreated:Put", "s3:ObjectRemoved:DeleteMarkerCreated"),
     "s3:ObjectRemoved:Delete",
@@ -216,7 +217,7 @@ def test_two_tokens_are_none() -> None:
         (event("no-such-bucket", "a\0b", "v"), 400),
         (event("no-such-bucket", "k" * 1025, "v"), 400),
         (event("no-such-bucket", "k", "v", kind="s3:ObjectAccessed:Get"), 200),
-        (event("no-such-bucket", "k", "v", kind="s3:ObjectCreated:PutTagging"), 200),
+        (event("no-such-bucket", "k", "v", kind=TAGGED), 200),
     ],
 )
 async def test_what_is_no_notification(told: Told, body: bytes, status: int) -> None:

@@ -267,6 +267,7 @@ async def test_an_adopted_bucket_whose_site_is_cut_off(split: Split, told: Told)
         await told.quiet(timeout_s=HEALED_S)
     assert (await verify(split.stores(), bucket, comparison=how())).is_identical
     assert await told.shipped(bucket) == {A: 3, B: 2, C: 2}
+    assert "k" in {each.key for each in await list_conflicts(split.near.control, rule=bucket)}
 
 
 async def _holds(told: Told, site: str, bucket: str, count: int) -> bool:

@@ -1,0 +1,1 @@
+"""``entrepot restore``."""
