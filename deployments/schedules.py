@@ -83,7 +83,12 @@ def _left(client: SyncPrefectClient) -> Mapping[str, Plan]:
 def _of_file(given: Mapping[str, Any]) -> Plan:
     """The plan that the file gives; for a server that an earlier version deployed to."""
     schedules = [
-        {"active": True, "schedule": CronSchedule(**each).model_dump(mode="json")}
+        {
+            "active": each.get("active", True),
+            "schedule": CronSchedule(
+                **{name: value for name, value in each.items() if name != "active"}
+            ).model_dump(mode="json"),
+        }
         for each in given.get("schedules", [])
     ]
     return {"paused": False, "schedules": schedules}

@@ -30,7 +30,7 @@ def buckets_of(site: str) -> tuple[str, ...]:
     return run(read())
 
 
-@task(task_run_name="vaults", tags=["entrepot"], timeout_seconds=SHORT_S)
+@task(task_run_name="vaults", tags=["entrepot"], timeout_seconds=SHORT_S, **RETRY)
 def vault_names() -> list[str]:
     """The vaults of the worker's settings."""
     return [each.name for each in load().backup.vaults]

@@ -98,9 +98,7 @@ def forget_rules() -> None:
 @task(task_run_name="stream {route.rule}", tags=["entrepot"], **RETRY)
 def stream_rule(route: Route, *, for_s: float, hands: Hands) -> tuple[Counts, Ended]:
     """Work on a rule until another run waits for it, it is changed, or the time is over."""
-    holder = f"flow run {runtime.flow_run.name}, {hands}"
-    who = {"holder": holder, "flow_run_id": runtime.flow_run.id}
-    warn = get_run_logger().warning
+    warn, who = get_run_logger().warning, _holder(hands)
 
     async def work() -> tuple[Counts, Ended]:
         following = asyncio.create_task(_follow(route, warn))  # a site may be away
@@ -114,6 +112,12 @@ def stream_rule(route: Route, *, for_s: float, hands: Hands) -> tuple[Counts, En
             following.cancel()
 
     return run(work())
+
+
+def _holder(hands: Hands) -> dict[str, str]:
+    """How the job's row names this run."""
+    found = runtime.flow_run
+    return {"holder": f"flow run {found.name}, {hands}", "flow_run_id": str(found.id)}
 
 
 async def _follow(route: Route, warn: Callable[[str], None]) -> None:

