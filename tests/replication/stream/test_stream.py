@@ -201,6 +201,10 @@ async def test_a_run_gives_way_to_the_next(world: World) -> None:
     assert (await world["site-c"].head(bucket, "k")).parent == row.stamp
 
 
+async def _is_held_by(world: World, rule: str, holder: str) -> bool:
+    return await jobs.holder_of(world.control, kind=KIND, subject=rule) == holder
+
+
 async def _is_recorded(world: World, rule: str, *, shipped: int) -> bool:
     return sum(each.shipped for each in await windows(world.control, rule)) == shipped
 
@@ -237,7 +241,7 @@ async def test_a_run_that_was_taken_over_stops(world: World) -> None:
     bucket = await world.bucket(new_bucket_name())
     stream = world.stream(route_over(bucket, SITES), lease_s=1.0)
     task = asyncio.create_task(stream.run(holder="one", flow_run_id="1"))
-    await until(lambda: _is_recorded(world, bucket, shipped=0))
+    await until(lambda: _is_held_by(world, bucket, "one"))
     how = {"kind": KIND, "subject": bucket, "lease_s": 60.0, "resume_within_s": 3600.0}
     await jobs.claim(world.control, holder="two", flow_run_id="1", **how)  # a retry of that run
     with pytest.raises(Fenced):
