@@ -276,16 +276,9 @@ def show(report: Mapping[str, Any], console: Console | None = None) -> None:
         console.print(f"Peak of {held['streams']} streams at once of {peaks} ({held['growth']})")
 
 
-def _names(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    names = tuple(value.split(","))
-    if unknown := [name for name in names if name not in CASES]:
-        raise click.BadParameter(f"{unknown[0]!r}; known: {', '.join(CASES)}", param=parameter)
-    return names
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
-@click.option("--cases", default=",".join(CASES), callback=_names)
+@click.option("--cases", default=",".join(CASES), callback=table.names(CASES))
 @click.option("--runs", default=3, type=click.IntRange(1, 100), help="Repetitions of each case.")
 @click.option("--scale", default=1.0, type=click.FloatRange(0.001, 1.0), help="Share of the data.")
 @click.option("--stream-mib", default=64, type=click.IntRange(1, 10_000), help="Of each stream.")

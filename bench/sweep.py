@@ -161,16 +161,6 @@ def ours(source: Endpoint, target: Endpoint) -> AbstractContextManager[Tool]:
     return opened_tool
 
 
-def _names(known: Sequence[str]) -> Callable[..., tuple[str, ...]]:
-    def parse(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-        names = tuple(value.split(","))
-        if unknown := [name for name in names if name not in known]:
-            raise click.BadParameter(f"{unknown[0]!r}; known: {', '.join(known)}", param=parameter)
-        return names
-
-    return parse
-
-
 def _case(bench: Bench, name: str, *, scale: float) -> dict[str, Any]:
     measure, dataset = CASES[name]
     dataset = scaled(dataset, scale)
@@ -183,8 +173,8 @@ def _say(line: str) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
-@click.option("--cases", default=",".join(CASES), callback=_names(tuple(CASES)))
-@click.option("--tools", default="ours,mc,rclone", callback=_names((table.OURS, *peers.MODES)))
+@click.option("--cases", default=",".join(CASES), callback=table.names(tuple(CASES)))
+@click.option("--tools", default="ours,mc,rclone", callback=table.names((table.OURS, *peers.MODES)))
 @click.option("--runs", default=3, type=click.IntRange(1, 100), help="Repetitions of each case.")
 @click.option("--scale", default=1.0, type=click.FloatRange(0.001, 1.0), help="Share of the data.")
 @click.option("--keep", is_flag=True, help="Leave logs and what is left of the data.")

@@ -6,10 +6,11 @@ by the same names. Without a tool among those measured its figures are null.
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+import click
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -130,3 +131,15 @@ def show_memory(report: Mapping[str, Any], console: Console | None = None) -> No
             f"{found['keys_per_s']:,}",
         )
     (console or Console()).print(table)
+
+
+def names(known: Sequence[str]) -> Callable[..., tuple[str, ...]]:
+    """What parses an option of such names with commas between."""
+
+    def parse(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+        names = tuple(value.split(","))
+        if unknown := [name for name in names if name not in known]:
+            raise click.BadParameter(f"{unknown[0]!r}; known: {', '.join(known)}", param=parameter)
+        return names
+
+    return parse

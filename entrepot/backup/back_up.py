@@ -337,6 +337,6 @@ async def check_stored(vault: Vault, index: Index) -> None:
         if listed.get(pack_name(pack.id)) != pack.size_bytes:
             raise IntegrityError(
                 "a pack of the vault went missing during the backup",
-                hint="run it again, which stores it anew; then: entrepot backup verify",
+                hint="run it again, which stores it anew",
                 pack=pack.id.hex(),
             )

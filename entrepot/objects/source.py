@@ -5,7 +5,7 @@ catalog knows beside it; what an adopted one gives is what its store lists.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from entrepot.catalog.buckets import Bucket
 from entrepot.catalog.objects.facts import ObjectRow
@@ -116,12 +116,9 @@ class Adopted(_BucketSource):
             tags = await store.tags(*place, version_id=version.version_id)
         return entry_of_version(version, attributes, tags)
 
-    def open(self, entry: Entry) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """The bytes of a version."""
-        return self._opened(entry)
-
     @asynccontextmanager
-    async def _opened(self, entry: Entry) -> AsyncGenerator[AsyncIterator[bytes], None]:
+    async def open(self, entry: Entry) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        """The bytes of a version."""
         async with self._ground.store.get(
             self.name, entry.key, version_id=entry.version_id
         ) as body:

@@ -9,8 +9,6 @@ taken only where the end of what is held played no part in it.
 Memory: two of the largest chunks and one piece of the source, twice while they are joined.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -73,23 +71,6 @@ class Cutter:
         self._held = [bytes(whole[done:])]  # a copy: a view would keep all that was cut
         self._held_bytes = len(whole) - done
         return found
-
-
-async def chunks(
-    source: AsyncIterable[bytes], cutting: Cutting, keys: DomainKeys
-) -> AsyncGenerator[list[Chunk], None]:
-    """The chunks of ``source`` in order, some at a time, named by ``keys``."""
-    cutter = Cutter(cutting, seed=keys.seed)
-    came_bytes = 0
-    async for piece in source:
-        came_bytes += len(piece)
-        cutter.hold(piece)
-        if cutter.is_ready:
-            yield await asyncio.to_thread(named, cutter, keys, last=False)
-    if came_bytes <= INLINE_BYTES:
-        yield named(cutter, keys, last=True)
-    else:
-        yield await asyncio.to_thread(named, cutter, keys, last=True)
 
 
 def named(cutter: Cutter, keys: DomainKeys, *, last: bool) -> list[Chunk]:

@@ -72,7 +72,7 @@ class VaultPlace:
         if found.size_bytes != len(data):  # of that name, and not it: damaged since
             raise IntegrityError(
                 "the vault has other bytes under that name",
-                hint="entrepot backup verify, then repair",
+                hint="take it from another copy of the vault",
                 name=name,
             )
 

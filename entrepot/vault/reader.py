@@ -19,7 +19,9 @@ GAP_BYTES: Final = 256 * 1024
 """Bytes between two blobs that are cheaper to read than another request."""
 
 INLINE_BYTES: Final = 64 * 1024
-LOST_HINT: Final = "entrepot backup verify says what is missing; repair from another copy"
+LOST_HINT: Final = (
+    "back up again, which stores it anew while its source has it; or read another copy"
+)
 
 Run = list[Location]
 """Blobs of one pack, in its order, that are read at once."""
@@ -132,7 +134,7 @@ def open_run(opener: PackOpener, run: Run, data: bytes) -> list[bytes]:
         except IntegrityError as error:
             raise IntegrityError(
                 f"a blob of the vault is damaged: {error.message}",
-                hint="entrepot backup verify says how much; repair from another copy",
+                hint="read another copy of the vault",
                 pack=pack.id.hex(),
                 blob=number,
             ) from error

@@ -11,7 +11,8 @@ from entrepot.codec.primitives import Random
 from entrepot.errors import NotFound
 from entrepot.store.memory import MemoryStore
 from entrepot.store.protocol import ObjectStore
-from entrepot.vault.chunks import Chunk, chunks
+from entrepot.vault.chunks import Chunk
+from entrepot.vault.intake import Intake
 from entrepot.vault.keys import OWN, Cutting, Domain
 from entrepot.vault.packs import pack_id
 from entrepot.vault.place import VaultPlace
@@ -91,10 +92,10 @@ async def store_bytes(
 ) -> tuple[bytes, ...]:
     """The ids of a stream's chunks, stored."""
     keys = await vault.keys_of(domain)
-    found: list[bytes] = []
-    async for some in chunks(pieces(data), vault.file.cutting, keys):
-        found += await writer.store(some, keys)
-    return tuple(found)
+    intake = Intake(writer, keys)
+    async for piece in pieces(data):
+        await intake.feed(piece)
+    return await intake.finish()
 
 
 CONTENT = {

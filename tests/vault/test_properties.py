@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from itertools import islice
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from entrepot.codec.primitives import TAG_BYTES, Gcm
 from entrepot.errors import IntegrityError, InvalidInput
 from entrepot.vault import index as index_records
-from entrepot.vault.chunks import Chunk, chunks
+from entrepot.vault.chunks import Chunk, Cutter, named
 from entrepot.vault.index import Index, PackInfo
 from entrepot.vault.keys import OWN, Cutting, DomainKeys
 from entrepot.vault.packs import PackOpener, PackWriter, Row, header, rows
@@ -36,7 +36,16 @@ KEYS = DomainKeys(OWN, bytes(16), bytes(32))
 
 
 async def cut(data: bytes, cuts: list[int], cutting: Cutting = SMALL) -> list[Chunk]:
-    return [each async for some in chunks(pieces(data, cuts), cutting, KEYS) for each in some]
+    return await cut_with(pieces(data, cuts), cutting, KEYS)
+
+
+async def cut_with(source: AsyncIterable[bytes], cutting: Cutting, keys: DomainKeys) -> list[Chunk]:
+    cutter, found = Cutter(cutting, seed=keys.seed), list[Chunk]()
+    async for piece in source:
+        cutter.hold(piece)
+        if cutter.is_ready:
+            found += named(cutter, keys, last=False)
+    return found + named(cutter, keys, last=True)
 
 
 streams = st.one_of(
@@ -80,17 +89,13 @@ def test_the_library_takes_every_seed() -> None:
     for number in range(64):
         keys = DomainKeys(OWN, bytes(16), bytes([number]) * 32)
         assert keys.seed < 1 << 63
-        assert asyncio.run(cut_with(keys))
-
-
-async def cut_with(keys: DomainKeys) -> list[Chunk]:
-    return [each async for some in chunks(pieces(b"x"), SMALL, keys) for each in some]
+        assert asyncio.run(cut_with(pieces(b"x"), SMALL, keys))
 
 
 async def test_other_domains_cut_elsewhere() -> None:
     data, other = noise(60_000), DomainKeys(ACME, bytes(16), bytes(range(32)))
     lengths = [len(each.data) for each in await cut(data, [])]
-    others = [len(each.data) async for some in chunks(pieces(data), SMALL, other) for each in some]
+    others = [len(each.data) for each in await cut_with(pieces(data), SMALL, other)]
     assert lengths[:20] != others[:20]
 
 
